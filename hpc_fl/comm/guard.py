@@ -1,0 +1,107 @@
+"""One rank's failure ends the whole job. Standard library only at the top."""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, HpcFlError, TransportError
+
+if TYPE_CHECKING:
+    from hpc_fl.comm.transport import Transport
+
+_INTERRUPTED: Final = 130
+_AGREE_WITHIN: Final = 5.0
+
+
+@contextmanager
+def guard(transport: "Transport") -> Iterator[None]:
+    """Let no failure inside it leave the other ranks waiting. Collective: every rank must enter it.
+
+    An uncaught exception is printed once, with the rank, and the whole job ends with exit code 1. Errors
+    raised on purpose (HpcFlError) are one line instead of a traceback; ConfigError ends with 2,
+    KeyboardInterrupt with 130. SystemExit passes when its code is 0, or when all ranks leave with the same
+    code within 5 seconds of each other; else it ends the job with that code. Exceptions in other threads of
+    this process end the job too.
+    """
+    agreement = transport.dup()
+    try:
+        with _thread_hook(transport):
+            yield
+    except SystemExit as end:
+        code = _code(end)
+        if code and not _agreed(agreement, code):
+            _end(transport, f"left with exit code {end.code} while other ranks went on", code)
+        raise
+    except KeyboardInterrupt:
+        _end(transport, "interrupted", _INTERRUPTED)
+    except BaseException as error:
+        _end(transport, *_described(error))
+    agreement.close()
+
+
+def _described(error: BaseException) -> tuple[str, int]:
+    """What to print, and the exit code."""
+    if isinstance(error, HpcFlError):
+        code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE
+        return f"{type(error).__name__}: {error}", code
+    return "".join(traceback.format_exception(error)).rstrip(), EXIT_FAILURE
+
+
+def _end(transport: "Transport", text: str, code: int) -> NoReturn:
+    _say(transport, text)
+    transport.abort(code)
+
+
+def _say(transport: "Transport", text: str) -> None:
+    prefix = f"rank {transport.rank}: " if transport.size > 1 else ""
+    lines = "".join(f"{prefix}{line}\n" for line in text.splitlines())
+    sys.stdout.flush()
+    sys.stderr.write(lines)  # in one piece, so that ranks do not mix their lines
+    sys.stderr.flush()
+
+
+@contextmanager
+def _thread_hook(transport: "Transport") -> Iterator[None]:
+    """Let exceptions in other threads end the job. Ranks that are threads themselves leave the hook alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, threading.excepthook = threading.excepthook, lambda args: _thread_failed(transport, args)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _thread_failed(transport: "Transport", args: threading.ExceptHookArgs) -> None:
+    if issubclass(args.exc_type, SystemExit):
+        return  # as Python has it: this ends the thread only
+    error = args.exc_value if args.exc_value is not None else args.exc_type()
+    text, code = _described(error)
+    _say(transport, text)
+    if transport.size == 1:
+        os._exit(code)  # nobody else can end a process whose main thread may wait for this one
+    transport.abort(code)
+
+
+def _code(end: SystemExit) -> int:
+    """The exit code as Python would give it to the system."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    return EXIT_FAILURE
+
+
+def _agreed(transport: "Transport", code: int) -> bool:
+    """Whether all ranks leave with this code."""
+    import numpy as np
+
+    votes = np.array([code, -code], np.int64)
+    try:
+        transport.iallreduce(votes, "min").wait(_AGREE_WITHIN)
+    except TransportError:
+        return False
+    return bool(votes[0] == -votes[1])

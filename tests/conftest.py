@@ -1,0 +1,20 @@
+"""Shared by all tests. Being here puts this folder on sys.path, so that tests import `laws.*`."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[object, str], None]:
+    """`need(condition, what)` skips for want of `what`; with HPC_FL_REQUIRE=all it fails the test instead."""
+
+    def check(condition: object, what: str) -> None:
+        if condition:
+            return
+        if os.environ.get("HPC_FL_REQUIRE") == "all":
+            pytest.fail(f"needs {what}, and HPC_FL_REQUIRE=all is set")
+        pytest.skip(f"needs {what}")
+
+    return check
