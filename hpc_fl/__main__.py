@@ -1,0 +1,5 @@
+"""``python -m hpc_fl``: the command line."""
+
+from hpc_fl.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""One record a round: what the ranks measured, gathered on rank 0."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from hpc_fl.comm.transport import Transport
+from hpc_fl.exchange import Mixed
+from hpc_fl.telemetry.ledger import Ledger
+from hpc_fl.telemetry.spans import PHASES, Spans
+from hpc_fl.training.evaluate import Scores
+
+KINDS: Final = ("allreduce", "control")
+"""Kinds of bytes: the exchange itself; everything else (scores, records, checkpoint agreement)."""
+
+
+class RoundRecords:
+    """Makes the records of metrics.jsonl. Every rank must call :meth:`make` after every round."""
+
+    def __init__(self, transport: Transport, ledger: Ledger, spans: Spans) -> None:
+        self._transport, self._ledger, self._spans = transport, ledger, spans
+        self._mine = np.zeros(len(PHASES) + len(KINDS))
+        self._all = np.zeros((transport.size, len(self._mine)))
+        self._began = self._round_began = time.perf_counter()
+        self._before = 0.0
+
+    def begin(self, elapsed: float) -> None:
+        """Starts the clocks; ``elapsed``: seconds that earlier sessions of this run took."""
+        self._before = elapsed
+        self._began = self._round_began = time.perf_counter()
+        self._spans.take()
+        self._ledger.take()
+
+    @property
+    def elapsed(self) -> float:
+        """Wall seconds of this run so far, earlier sessions included."""
+        return self._before + time.perf_counter() - self._began
+
+    def make(
+        self, round_: int, cohort: Sequence[int], mixed: Mixed, scores: Scores | None
+    ) -> dict[str, Any] | None:
+        """The record after ``round_`` rounds, on rank 0; None elsewhere."""
+        seconds, sent = self._spans.take(), self._ledger.take()
+        self._mine[:] = [*(seconds[p] for p in PHASES), *(sent.get(k, 0) for k in KINDS)]
+        if self._transport.size > 1:
+            # Charged to the round after: this round's sum is already in the message.
+            self._ledger.add("control", self._mine.nbytes if self._transport.rank else 0)
+            self._transport.gather(self._mine, self._all if self._transport.rank == 0 else None)
+        else:
+            self._all[0] = self._mine
+        now = time.perf_counter()
+        wall, self._round_began = now - self._round_began, now
+        return self._record(round_, cohort, mixed, scores, wall) if self._transport.rank == 0 else None
+
+    def _record(
+        self, round_: int, cohort: Sequence[int], mixed: Mixed, scores: Scores | None, wall: float
+    ) -> dict[str, Any]:
+        slowest = self._all[:, : len(PHASES)].max(0)
+        sent = self._all[:, len(PHASES) :].astype(np.int64)
+        return {
+            "round": round_,
+            "world_size": self._transport.size,
+            "cohort": list(cohort),
+            "weight": mixed.weight,
+            "train_loss": mixed.loss,
+            "left_out": list(mixed.left_out),
+            **({} if scores is None else scores.record()),
+            "bytes_sent": {kind: sent[:, i].tolist() for i, kind in enumerate(KINDS)},
+            "bytes_total": int(sent.sum()),
+            "seconds": dict(zip(PHASES, slowest.tolist(), strict=True)),
+            "round_seconds": wall,
+            "elapsed": self.elapsed,
+            "time": time.time(),
+        }

@@ -1,0 +1,157 @@
+"""The folder that a run leaves behind.
+
+::
+
+    runs/digits-20261120-093000/
+        config.yaml  versions.json  metrics.jsonl  events.jsonl  report.html  curves.png  trace.json
+        checkpoints/round-00000010/...   tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from hpc_fl.config import Config, dump_config, load_config
+from hpc_fl.errors import ConfigError, HpcFlError
+
+_FREE: Final = frozenset(
+    ("rounds", "evaluate", "checkpoint", "telemetry", "comm", "device", "trace", "runs", "name")
+)
+"""Keys that a resumed run may change; the others decide what is computed."""
+
+_NAME: Final = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
+"""What :func:`new_folder` puts behind the name of a run."""
+
+_PACKAGES: Final = ("hpc_fl", "torch", "numpy", "mpi4py", "pydantic", "safetensors", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def trace(self, rank: int | None = None) -> Path:
+        """The trace of one rank, or of all."""
+        return self.path / ("trace.json" if rank is None else f"trace-{rank:04d}.json")
+
+    def create(self, config: Config, facts: dict[str, Any]) -> None:
+        """Makes the folder and writes the configuration and the versions; one rank calls it. Raises
+        :class:`HpcFlError`.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(dump_config(config))
+            (self.path / "versions.json").write_text(json.dumps(versions() | facts, indent=2) + "\n")
+        except OSError as error:
+            raise HpcFlError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --run-dir"
+            ) from error
+
+
+def new_folder(config: Config) -> RunFolder:
+    """A folder name that is not taken: runs/NAME-DATE-TIME, with a number behind it where two runs start in
+    one second.
+    """
+    stem = config.runs / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidate, number = stem, 2
+    while candidate.exists():
+        candidate, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return RunFolder(candidate)
+
+
+def newest_folder(runs: Path, name: str | None = None) -> RunFolder | None:
+    """The most recent run under ``runs`` (of that name, if one is given), or None."""
+    found = [
+        config.parent
+        for config in runs.glob("*/config.yaml")
+        if name is None or _NAME.sub("", config.parent.name) == name
+    ]
+    return RunFolder(max(found, key=lambda p: (p.stat().st_mtime, p.name))) if found else None
+
+
+def continued(folder: RunFolder, config: Config) -> Config:
+    """``config`` for going on with the run in ``folder``: an automatic choice stays what it was, to the bit.
+
+    Raises :class:`ConfigError` where ``config`` would compute something else than that run.
+    """
+    kept = load_config(folder.config)
+    if config.training.executor == "auto":
+        training = config.training.model_copy(update={"executor": kept.training.executor})
+        config = config.model_copy(update={"training": training})
+    before, now = kept.model_dump(mode="json"), config.model_dump(mode="json")
+    for key in now:
+        if key not in _FREE and before[key] != now[key]:
+            raise ConfigError(
+                f"{key}: got {now[key]!r}, but the run in {folder.path} has {before[key]!r}; "
+                "start a new run to change it"
+            )
+    return config
+
+
+def versions() -> dict[str, Any]:
+    """What the numbers of a run depend on: packages, Python, commit, machine."""
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "commit": git_commit(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit that hpc_fl runs from, with "+changes" where files differ; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

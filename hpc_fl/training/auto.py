@@ -1,0 +1,167 @@
+"""Choosing between the executors by measuring both, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_fl.comm.control import broadcast_bytes
+from hpc_fl.comm.transport import Transport
+from hpc_fl.data.parties import PartyStore
+from hpc_fl.errors import ModelError
+from hpc_fl.flat import FlatModel
+from hpc_fl.training.batched import VmapExecutor
+from hpc_fl.training.executor import Executor, LocalWork, step_count
+from hpc_fl.training.loop import LoopExecutor
+from hpc_fl.training.parties import LocalBuffers
+
+WORTH_MEASURING: Final = 60.0
+"""Seconds of projected local training below which ``loop`` is kept unmeasured against ``vmap``, whose
+preparation costs about 3 s.
+"""
+
+_TRIAL_STEPS: Final = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which executor, and why in one line for the run's log."""
+
+    name: str
+    reason: str
+
+
+def choose(
+    model: FlatModel, store: PartyStore, work: LocalWork, transport: Transport, *, cohort: int, rounds: int
+) -> Choice:
+    """The faster executor for this run; every rank must call it, and all get the same answer.
+
+    ``cohort``: parties that train on one rank in one round; ``rounds``: of the whole run. The answer is kept
+    in a file per user and machine, so that the same run started again computes the same bits: delete
+    :func:`cache_path` to measure anew.
+    """
+    path, name = cache_path(), _signature(model, work, cohort, rounds, transport.size)
+    cached = _read(path).get(name) if transport.rank == 0 else None
+    answer = broadcast_bytes(transport, json.dumps(cached).encode() if transport.rank == 0 else None)
+    known = json.loads(answer)
+    if known is not None:
+        return Choice(known["name"], f"{known['reason']} (measured earlier, kept in {path})")
+    choice = _measure(model, store, work, transport, cohort, rounds)
+    if transport.rank == 0:
+        _write(path, name, choice)
+    return choice
+
+
+def make(
+    choice: str, model: FlatModel, store: PartyStore, work: LocalWork, buffers: LocalBuffers
+) -> Executor:
+    """The executor of that name ("loop" or "vmap")."""
+    if choice == VmapExecutor.name:
+        return VmapExecutor(model, store, work)
+    return LoopExecutor(model, store, work, buffers)
+
+
+def _measure(
+    model: FlatModel, store: PartyStore, work: LocalWork, transport: Transport, cohort: int, rounds: int
+) -> Choice:
+    received = model.values.clone()
+    trial = replace(work, steps=replace(work.steps, steps=_TRIAL_STEPS))
+    parties = store.party_ids[: max(1, cohort)]
+    loop = LoopExecutor(model, store, trial, LocalBuffers(model))
+    per_round = float(step_count(work).total(store.counts).mean()) * cohort if parties else 1.0
+    one_by_one = _agree(transport, _seconds_per_step(loop, parties[:1], received) * per_round)
+    if one_by_one * rounds < WORTH_MEASURING:
+        model.load(received)
+        return Choice(
+            "loop",
+            f"local training takes about {one_by_one * rounds:.1f} s in all: nothing to gain from vmap",
+        )
+    seconds, problem = _try_together(model, store, trial, parties, received)
+    together = _agree(transport, seconds * per_round)
+    model.load(received)
+    if not math.isfinite(together):
+        return Choice("loop", problem or "the model cannot be batched on another rank")
+    name = "vmap" if together < one_by_one else "loop"
+    return Choice(
+        name, f"a round's local training takes {one_by_one:.3g} s by loop, {together:.3g} s by vmap"
+    )
+
+
+def _try_together(
+    model: FlatModel, store: PartyStore, work: LocalWork, parties: Sequence[int], received: Tensor
+) -> tuple[float, str]:
+    """Seconds per party and step by vmap; infinity, and why, where the model cannot be batched."""
+    try:
+        return _seconds_per_step(VmapExecutor(model, store, work), parties, received), ""
+    except ModelError as error:
+        return math.inf, str(error)
+
+
+def _seconds_per_step(executor: Executor, parties: Sequence[int], received: Tensor) -> float:
+    """Seconds per party and local step, the second of two trials (the first one warms up, and traces)."""
+    if not parties:
+        return 0.0
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in executor.train(parties, received, 0):
+            pass
+        seconds = time.perf_counter() - start
+    return seconds / (len(parties) * _TRIAL_STEPS)
+
+
+def _agree(transport: Transport, seconds: float) -> float:
+    slowest = np.array([seconds])
+    transport.allreduce(slowest, "max")
+    return float(slowest[0])
+
+
+def cache_path() -> Path:
+    """Where choices are kept: ``$XDG_CACHE_HOME/hpc_fl/executor.json`` (default ``~/.cache``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpc_fl" / "executor.json"
+
+
+def _signature(model: FlatModel, work: LocalWork, cohort: int, rounds: int, ranks: int) -> str:
+    described = {
+        "shapes": [s.shape for s in model.segments],
+        "module": repr(model.module),
+        "steps": asdict(work.steps),
+        "optimizer": repr(work.optimizer),
+        "run": (cohort, rounds, ranks, torch.get_num_threads(), str(model.device)),
+        "machine": (platform.node(), platform.machine(), torch.__version__),
+    }
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _write(path: Path, name: str, choice: Choice) -> None:
+    """Adds the choice; a home directory that cannot be written costs a measurement at the next start, nothing
+    else.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump({**_read(path), name: asdict(choice)}, file)
+        Path(file.name).replace(path)
+    except OSError:
+        return

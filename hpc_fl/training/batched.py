@@ -1,0 +1,221 @@
+"""The executor that trains many parties at once, as rows of one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpc_fl.data.parties import PartyStore
+from hpc_fl.flat import FlatModel
+from hpc_fl.training.batches import BatchPlan, plan_batches
+from hpc_fl.training.executor import Correction, LocalWork, Trained, step_count
+from hpc_fl.training.graph import PartyGradients
+from hpc_fl.training.loop import clip_rows_
+
+MAX_PARTIES: Final = 128
+MAX_BYTES: Final = 32 << 20
+"""A group's parameters stay within these bounds: beyond, arithmetic dominates and a larger group gains
+nothing.
+"""
+
+EXACT_WIDTHS: Final = 16
+"""So many different group sizes are computed at exactly their width; further ones at a common, larger width.
+"""
+
+
+class VmapExecutor:
+    """Groups of parties trained side by side; equals :class:`LoopExecutor` up to the rounding of batched
+    products.
+
+    Parties are grouped by their number of steps, longest first, so that few rows idle. The
+    gradient graph is traced once for each width; as parties finish, a group narrows to the next of a few
+    widths (:func:`width_of`). Memory: about three buffers of (width, n) float32, at most 3 x 32 MB unless a
+    single model is larger. Raises :class:`ModelError` where the model or the optimiser cannot be batched.
+    """
+
+    name = "vmap"
+
+    def __init__(self, model: FlatModel, store: PartyStore, work: LocalWork) -> None:
+        self._model = model
+        self._store = store
+        self._work = work
+        self._gradients = PartyGradients(model, work.loss)
+        self._exact: set[int] = set()
+        self._limit = max(1, min(MAX_PARTIES, MAX_BYTES // (4 * model.n)))
+
+    def train(
+        self, party_ids: Sequence[int], received: Tensor, round_: int, correction: Correction | None = None
+    ) -> Iterator[Trained]:
+        counts = np.array([self._store.samples(p) for p in party_ids], dtype=np.int64)
+        longest_first = np.argsort(-step_count(self._work).total(counts), kind="stable")
+        self._model.load(received)  # frozen parameters and buffers are read from the module
+        for first in range(0, len(party_ids), self._limit):
+            chosen = longest_first[first : first + self._limit]
+            ids = [party_ids[i] for i in chosen]
+            yield self._train_group(ids, counts[chosen], received, round_, correction)
+
+    def _first_width(self, parties: int) -> int:
+        if len(self._exact) < EXACT_WIDTHS:
+            self._exact.add(parties)
+        return parties if parties in self._exact else width_of(parties)
+
+    @torch.no_grad()
+    def _train_group(
+        self,
+        ids: list[int],
+        counts: NDArray[np.int64],
+        received: Tensor,
+        round_: int,
+        correction: Correction | None,
+    ) -> Trained:
+        plan = plan_batches(step_count(self._work), counts, ids, self._work.seed, round_)
+        width = self._first_width(len(ids))
+        batches = _GroupBatches(self._store, ids, plan, width)
+        group = _Group(self._model, self._gradients, self._work, width, received, round_)
+        for step in range(batches.steps):
+            group.step(ids, batches, step, correction)
+        update = group.values[: len(ids)].sub_(received)
+        if self._work.gradient_only:
+            torch.neg(group.grads[: len(ids)], out=update)
+        loss = group.loss[: len(ids)] / torch.from_numpy(np.maximum(plan.steps, 1)).to(update.device)
+        return Trained(tuple(ids), update, loss.float(), counts, plan.steps)
+
+
+def width_of(parties: int) -> int:
+    """The number of rows a group of ``parties`` is computed with: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
+
+    (at most a third idle).
+    """
+    width = 1
+    while width < parties:
+        width = width * 3 // 2 if width & (width - 1) == 0 and width > 1 else -(-width * 4 // 3)
+    return width
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    active: int
+
+    @property
+    def width(self) -> int:
+        return len(self.x)
+
+
+class _GroupBatches:
+    """Step s of every party of a group as one gathered batch (width, b, ...)."""
+
+    def __init__(self, store: PartyStore, ids: list[int], plan: BatchPlan, width: int) -> None:
+        self._store = store
+        parties, self.steps, b = plan.rows.shape
+        self._active = np.searchsorted(-plan.steps, -np.arange(self.steps)).tolist()
+        starts = np.array([store.bounds(party)[0] for party in ids], dtype=np.int64)
+        # Step-major, so that a step's rows are one run; rows past the parties repeat a sample at weight 0.
+        rows = np.full((self.steps, width, b), starts[0], dtype=np.int64)
+        np.add(plan.rows.transpose(1, 0, 2), starts[:, None], out=rows[:, :parties])
+        weights = np.zeros((self.steps, width, b), dtype=np.float32)
+        sizes = plan.sizes.T[:, :, None]
+        np.divide(np.arange(b) < sizes, np.maximum(sizes, 1), out=weights[:, :parties], casting="unsafe")
+        self._rows = torch.from_numpy(rows.reshape(self.steps, width * b)).to(store.x.device)
+        self._weights = torch.from_numpy(weights).to(store.x.device)
+        self._width = width
+
+    def __getitem__(self, step: int) -> _Batch:
+        active = self._active[step]
+        width = min(self._width, width_of(active))
+        weights = self._weights[step, :width]
+        rows = self._rows[step, : width * weights.shape[1]]
+        x, y = self._store.x, self._store.y
+        return _Batch(
+            x.index_select(0, rows).view(*weights.shape, *x.shape[1:]),
+            y.index_select(0, rows).view(*weights.shape, *y.shape[1:]),
+            weights,
+            active,
+        )
+
+
+class _Group:
+    """The rows of a group: values, gradients, optimiser, losses; narrows as parties finish."""
+
+    def __init__(
+        self,
+        model: FlatModel,
+        gradients: PartyGradients,
+        work: LocalWork,
+        width: int,
+        received: Tensor,
+        round_: int,
+    ) -> None:
+        self._gradients, self._work = gradients, work
+        self._trainable = model.trainable
+        self._received = received
+        self._lr = work.optimizer.learning_rate(round_)
+        self._width = width
+        self.values = received.expand(self._width, -1).clone()
+        self.loss = torch.zeros(self._width, device=received.device)
+        self._views = gradients.views(self.values)
+        self._in_place = work.optimizer.plain_sgd and work.clip_norm is None and not work.gradient_only
+        self.grads = self.values.new_empty(0) if self._in_place else torch.zeros_like(self.values)
+        self._leaf, self._optimizer = self._bind(None)
+
+    def _bind(self, old: torch.optim.Optimizer | None) -> tuple[Tensor, torch.optim.Optimizer | None]:
+        """An optimiser over the first ``width`` rows, with the state that ``old`` had for them."""
+        if self._in_place or self._work.gradient_only:
+            return self.values, None
+        leaf = self.values[: self._width].detach().requires_grad_()
+        leaf.grad = self.grads[: self._width]
+        optimizer = self._work.optimizer.make([leaf], self._lr)
+        for state in [] if old is None else list(old.state.values()):
+            optimizer.state[leaf] = {
+                k: v[: self._width] if isinstance(v, Tensor) and v.dim() == leaf.dim() else v
+                for k, v in state.items()
+            }
+        return leaf, optimizer
+
+    def _narrow(self, width: int) -> None:
+        self._width = width
+        self._views = self._gradients.views(self.values[:width])
+        self._leaf, self._optimizer = self._bind(self._optimizer)
+
+    def step(
+        self, ids: Sequence[int], batches: _GroupBatches, step: int, correction: Correction | None
+    ) -> None:
+        batch = batches[step]
+        if batch.width < self._width:
+            self._narrow(batch.width)
+        loss, grads = self._gradients(self._views, batch.x, batch.y, batch.weights)
+        self.loss[: batch.width] += loss
+        if self._in_place and correction is None:
+            # Rows that have finished have zero weights, hence zero gradients, and do not move.
+            torch._foreach_add_(self._views, grads, alpha=-self._lr)
+            return
+        self._flatten(grads, batch.width)
+        self._update(ids, batch, correction)
+
+    def _flatten(self, grads: list[Tensor], width: int) -> None:
+        if not self.grads.numel():
+            self.grads = torch.zeros_like(self.values)
+        torch.cat([g.flatten(1) for g in grads], 1, out=self.grads[:width, : self._trainable])
+
+    def _update(self, ids: Sequence[int], batch: _Batch, correction: Correction | None) -> None:
+        active, grads = batch.active, self.grads[: batch.width]
+        if correction is not None:
+            correction(ids[:active], self.values[:active], grads[:active], self._received)
+        if self._work.clip_norm is not None:
+            clip_rows_(grads[:active], self._work.clip_norm)
+        if self._optimizer is None:
+            if not self._work.gradient_only:
+                self.values[:active].add_(grads[:active], alpha=-self._lr)
+            return
+        # Momentum and weight decay would move a finished row even without a gradient.
+        finished = self.values[active : batch.width].clone()
+        self._optimizer.step()
+        self.values[active : batch.width] = finished

@@ -1,0 +1,91 @@
+"""Which samples a party sees in which local step: one plan for both executors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_fl.training.seeding import Stream, extend_keys, key, permutations
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSteps:
+    """How long a party trains in a round: so many ``epochs`` over its data, or so many ``steps`` if that is
+    set.
+
+    An epoch visits every sample once, in a new order, in batches of ``batch_size``; the last batch of an
+    epoch may be smaller, and a party with fewer samples than ``batch_size`` takes one batch of all it has.
+    ``steps`` starts new epochs as needed. ``batch_size`` None means the whole of the party's data.
+    """
+
+    batch_size: int | None
+    epochs: int = 1
+    steps: int | None = None
+
+    def per_epoch(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Batches in one epoch for parties with ``counts`` samples."""
+        size = counts if self.batch_size is None else np.full_like(counts, self.batch_size)
+        return -(-counts // np.maximum(size, 1))
+
+    def total(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Local steps of a round for parties with ``counts`` samples; a party without samples takes none."""
+        if self.steps is None:
+            return self.epochs * self.per_epoch(counts)
+        return np.where(counts > 0, self.steps, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batches of B parties over their local steps, S = the largest number of steps.
+
+    ``rows`` (B, S, b) int64: indices into a party's own samples; ``sizes`` (B, S) int64: how many of the b
+    are real (the rest repeat sample 0 and must get weight 0; 0 when the party has finished); ``steps`` (B,)
+    int64: steps of each party.
+    """
+
+    rows: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+
+def plan_batches(
+    work: LocalSteps, counts: NDArray[np.int64], party_ids: Sequence[int], seed: int, round_: int
+) -> BatchPlan:
+    """The batches of these parties in this round; a party's batches do not depend on the parties planned with
+    it.
+    """
+    per_epoch, steps = work.per_epoch(counts), work.total(counts)
+    longest = int(counts.max(initial=0))
+    b = longest if work.batch_size is None else min(work.batch_size, longest)
+    orders = _epoch_orders(counts, steps, per_epoch, party_ids, seed, round_)
+    step = np.arange(int(steps.max(initial=0)))[None, :]
+    epoch, batch = np.divmod(step, np.maximum(per_epoch, 1)[:, None])
+    epoch = np.minimum(epoch, orders.shape[1] - 1)
+    size = np.full(len(counts), b) if work.batch_size is not None else counts
+    first = batch * size[:, None]
+    sizes = np.where(step < steps[:, None], np.clip(counts[:, None] - first, 0, size[:, None]), 0)
+    slot = np.arange(b)[None, None, :]
+    real = slot < sizes[:, :, None]
+    position = np.where(real, first[:, :, None] + slot, 0)
+    party = np.arange(len(counts))[:, None, None]
+    rows = np.where(real, orders[party, epoch[:, :, None], position], 0)
+    return BatchPlan(rows, sizes, steps)
+
+
+def _epoch_orders(
+    counts: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    per_epoch: NDArray[np.int64],
+    party_ids: Sequence[int],
+    seed: int,
+    round_: int,
+) -> NDArray[np.int64]:
+    """Orders (B, E, longest): a permutation of each party's samples for each epoch it needs."""
+    epochs = max(1, int((-(-steps // np.maximum(per_epoch, 1))).max(initial=0)))
+    base = np.array(key(seed, Stream.ORDER, round_), dtype=np.uint64)
+    keys = extend_keys(extend_keys(base, np.asarray(party_ids)[:, None]), np.arange(epochs)[None, :])
+    flat = permutations(keys.reshape(-1), np.repeat(counts, epochs))
+    return flat.reshape(len(counts), epochs, -1)
