@@ -1,14 +1,12 @@
-"""Codec and collective as one function: the updates of the parties on all ranks -> their weighted mean on
-every rank.
+"""Codec and collective as one function: the updates of all parties -> their weighted mean on every rank.
 
 ::
 
-    outbox  [ buffer 1 (n) | buffer 2 (n) | ... | tail ]      one float32 buffer, one message, however many
-    parties
+    outbox  [ buffer 1 (n) | buffer 2 (n) | ... | tail ]    one float32 buffer, one message, any number of parties
 
-Each party's buffers are added to the outbox times the party's weight; the sum over ranks is divided by the
-sum of the weights. The tail carries what every rank must know at the same moment: that sum, the training
-loss, how many parties were left out, whether to stop.
+Each party's buffers are added to the outbox times the party's share of the weight; the sum over ranks is the
+mean, scaled up where parties were left out. The tail carries what every rank must know at the same moment:
+the weight that entered, the training loss, how many parties were left out, whether to stop.
 """
 
 from __future__ import annotations
@@ -81,9 +79,15 @@ class Exchange:
         self._tail = self._outbox[n * len(names) :]
         self._sums = np.zeros(3)  # weight, weighted loss, parties
         self._left_out: list[int] = []
+        self._total = 1.0
 
-    def open(self) -> None:
-        """Begins a round; the buffers of the last result are overwritten."""
+    def open(self, total: float) -> None:
+        """Begins a round; the buffers of the last result are overwritten.
+
+        ``total``: the sum of the weights of all parties expected on all ranks. Weights are divided by it
+        before the sum, which then is a mean: large but finite updates cannot overflow it.
+        """
+        self._total = total if total > 0 else 1.0
         self._outbox.zero_()
         self._sums[:] = 0.0
         self._left_out.clear()
@@ -107,7 +111,7 @@ class Exchange:
             weights, losses = weights[finite.cpu().numpy()], losses[finite]
         if not len(weights):
             return
-        scale = torch.from_numpy(weights).to(losses.device)
+        scale = torch.from_numpy(weights / np.float32(self._total)).to(losses.device)
         for name, rows in buffers.items():
             _accumulate(self._buffers[name], rows, scale)
         self._sums += (float(weights.sum()), float(torch.dot(scale, losses)), len(weights))
@@ -128,13 +132,14 @@ class Exchange:
 
     def _result(self) -> Mixed:
         weight, loss, parties, left_out, stop = self._tail.tolist()
-        if weight > 0:
+        # Nobody was left out in most rounds: then the sum is the mean already.
+        if 0 < weight != self._total:
             for buffer in self._buffers.values():
-                buffer.div_(weight)
+                buffer.mul_(self._total / weight)
         return Mixed(
             self._buffers,
             weight,
-            loss / weight if weight > 0 else float("nan"),
+            loss * self._total / weight if weight > 0 else float("nan"),
             round(parties),
             self._names_of_left_out() if left_out else (),
             stop > 0,

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.comm.runtime import StopSignals
@@ -54,8 +56,8 @@ class Federation:
     """One model trained by all parties. Made on every rank from equal parts; every rank must call
     :meth:`run`.
 
-    ``hosted``: ids of the parties whose data this rank holds. ``params`` (n,) holds the agreed values, the
-    same bits on every rank.
+    ``hosted``: ids of the parties whose data this rank holds; ``samples``: how many each of all parties has.
+    ``params`` (n,) holds the agreed values, the same bits on every rank.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Federation:
         transport: Transport,
         model: FlatModel,
         hosted: tuple[int, ...],
+        samples: NDArray[np.int64],
         cohort: Cohort,
         executor: Executor,
         strategy: Strategy,
@@ -77,7 +80,8 @@ class Federation:
         spans: Spans,
     ) -> None:
         self.plan, self.transport, self.model = plan, transport, model
-        self._hosted, self._cohort, self._executor = frozenset(hosted), cohort, executor
+        self._hosted, self._samples = frozenset(hosted), samples
+        self._cohort, self._executor = cohort, executor
         self._strategy, self._exchange, self._evaluator = strategy, exchange, evaluator
         self._buffers, self._checkpoints = buffers, checkpoints
         self._recorder, self._records, self._spans = recorder, records, spans
@@ -88,22 +92,21 @@ class Federation:
         self._best: float | None = None
         self._elapsed = 0.0
 
-    def run(self) -> Outcome:
-        """Runs the rounds that are left, or until a signal asks to stop; then a checkpoint is written in
-        either case.
-        """
-        began, scores, stopped = time.perf_counter(), None, None
+    def run(self, signals: StopSignals) -> Outcome:
+        """Runs the rounds that are left, or until a signal asks to stop; a checkpoint ends it."""
+        began, stopped = time.perf_counter(), None
         self.begin()
-        with StopSignals() as signals:
-            while self.round < self.plan.rounds and stopped is None:
-                cohort, mixed = self.step(stop=signals.requested is not None)
-                if mixed.stop:
-                    stopped = signals.requested or "a signal to another rank"
-                last = self.round == self.plan.rounds or stopped is not None
-                measured = self._evaluate(last)
-                scores = measured or scores
-                self._checkpoint(measured, last)
-                self.report(cohort, mixed, measured)
+        scores = self._evaluate(True) if self.round >= self.plan.rounds else None
+        while self.round < self.plan.rounds and stopped is None:
+            cohort, mixed = self.step(stop=signals.requested is not None)
+            if mixed.stop:
+                stopped = signals.requested or "a signal to another rank"
+            last = self.round == self.plan.rounds or stopped is not None
+            measured = self._evaluate(last)
+            scores = measured or scores
+            # The record first: after a kill between the two, resuming writes it again.
+            self.report(cohort, mixed, measured)
+            self._checkpoint(measured, last)
         self.model.load(self.params)
         return Outcome(self.round, stopped, scores, time.perf_counter() - began)
 
@@ -117,7 +120,7 @@ class Federation:
         ``stop``: this rank asks all to stop; the answer is in the result, the same on every rank.
         """
         cohort = self._cohort(self.round)
-        self._exchange.open()
+        self._exchange.open(float(self._strategy.weights(self._samples[list(cohort)]).sum()))
         for trained in self._train(cohort):
             with self._spans("encode"):
                 travelling = self._strategy.report(trained, self.state, self.parties)

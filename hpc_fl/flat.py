@@ -91,6 +91,12 @@ class FlatModel:
                     bridged.append((segment, tensor))
         return tuple(bridged)
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """The module's output, as float32, for ``x`` cast to the dtype of the first parameter."""
+        dtype = self._parameters[0].dtype
+        output: Tensor = self.module(x.to(dtype) if x.is_floating_point() else x)
+        return output.float()
+
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The module's trainable parameters, in the order of ``segments``."""

@@ -15,7 +15,7 @@ from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
 KINDS: Final = ("allreduce", "control")
-"""Kinds of bytes: the exchange itself; everything else (scores, records, checkpoint agreement)."""
+"""Kinds of bytes: the exchange itself; the scores and these records."""
 
 
 class RoundRecords:
@@ -45,6 +45,10 @@ class RoundRecords:
     ) -> dict[str, Any] | None:
         """The record after ``round_`` rounds, on rank 0; None elsewhere."""
         seconds, sent = self._spans.take(), self._ledger.take()
+        if unknown := sent.keys() - set(KINDS):
+            raise ValueError(
+                f"bytes of kinds {sorted(unknown)} would be missing from the record: add them to KINDS"
+            )
         self._mine[:] = [*(seconds[p] for p in PHASES), *(sent.get(k, 0) for k in KINDS)]
         if self._transport.size > 1:
             # Charged to the round after: this round's sum is already in the message.

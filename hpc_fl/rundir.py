@@ -71,11 +71,19 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.config.write_text(dump_config(config))
-            (self.path / "versions.json").write_text(json.dumps(versions() | facts, indent=2) + "\n")
+            self._note_versions(versions() | facts)
         except OSError as error:
             raise HpcFlError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another folder with --run-dir"
             ) from error
+
+    def _note_versions(self, now: dict[str, Any]) -> None:
+        """The versions of the first session, and under "resumed" those of later ones."""
+        path = self.path / "versions.json"
+        if path.exists():
+            first = json.loads(path.read_text())
+            now = first | {"resumed": [*first.get("resumed", []), now]}
+        path.write_text(json.dumps(now, indent=2) + "\n")
 
 
 def new_folder(config: Config) -> RunFolder:

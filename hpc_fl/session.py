@@ -18,6 +18,7 @@ from torch import nn
 from hpc_fl import build
 from hpc_fl.comm import runtime
 from hpc_fl.comm.control import broadcast_bytes
+from hpc_fl.comm.runtime import StopSignals
 from hpc_fl.comm.transport import Transport
 from hpc_fl.config import Config, make_config
 from hpc_fl.data import Dataset
@@ -86,9 +87,9 @@ def train(
     # Alone, an error goes to the caller; among ranks it must end the job before the others wait for this one.
     with runtime.guard(transport) if transport.size > 1 else nullcontext():
         runtime.set_threads(transport, config.comm.threads)
-        result = Session(
-            config, transport, model=model, dataset=dataset, run_dir=run_dir, resume=resume
-        ).run()
+        with StopSignals() as signals:
+            session = Session(config, transport, model=model, dataset=dataset, run_dir=run_dir, resume=resume)
+            result = session.run(signals)
         transport.close()
     return result
 
@@ -157,6 +158,7 @@ class Session:
             transport=transport,
             model=self._model,
             hosted=parties.store.party_ids,
+            samples=parties.partition.sizes,
             cohort=self.cohort,
             executor=self._executor,
             strategy=self._strategy,
@@ -185,14 +187,17 @@ class Session:
             sinks.append(ProgressSink())
         return sinks
 
-    def run(self) -> Result:
-        """Every rank must call it."""
+    def run(self, signals: StopSignals | None = None) -> Result:
+        """Every rank must call it. ``signals``: those noted since an earlier moment; None: from now on."""
+        if signals is None:
+            with StopSignals() as own:
+                return self.run(own)
         with self._recorder:
             self._recorder.emit(self._started())
             for note in self._notes:
                 self._recorder.emit(Notice(note))
             self._notes.clear()
-            outcome = self.federation.run()
+            outcome = self.federation.run(signals)
             self._write_trace()
             reason = "completed" if outcome.stopped is None else f"stopped by {outcome.stopped}"
             summary = {"peak memory of a rank": f"{_peak_megabytes(self._transport):.0f} MB"}
@@ -209,6 +214,10 @@ class Session:
         if idle:
             self._notes.append(
                 f"{idle} of {self._transport.size} ranks host no party: they only take part in exchanges"
+            )
+        if self.federation.round >= config.rounds:
+            self._notes.append(
+                f"all {config.rounds} rounds are done already: ask for more with rounds={config.rounds * 2}"
             )
         facts = {
             "data": f"{self.parties.dataset.name}, {sizes.min()} to {sizes.max()} samples a party",

@@ -5,7 +5,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, HpcFlError, TransportError
@@ -13,6 +15,8 @@ from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, HpcFlError, Tr
 if TYPE_CHECKING:
     from hpc_fl.comm.transport import Transport
 
+EXIT_FILE: Final = "HPC_FL_EXIT_FILE"
+"""Environment variable: where the first rank that ends the job leaves its exit code for `launch`."""
 _INTERRUPTED: Final = 130
 _AGREE_WITHIN: Final = 5.0
 
@@ -23,7 +27,8 @@ def guard(transport: "Transport") -> Iterator[None]:
 
     An uncaught exception is printed once, with the rank, and the whole job ends with exit code 1. Errors
     raised on purpose (HpcFlError) are one line instead of a traceback; ConfigError ends with 2,
-    KeyboardInterrupt with 130. SystemExit passes when its code is 0, or when all ranks leave with the same
+    KeyboardInterrupt with 130. Where all ranks raise the same one within 5 seconds, rank 0 alone prints it
+    and all leave with SystemExit. SystemExit passes when its code is 0, or when all ranks leave with the same
     code within 5 seconds of each other; else it ends the job with that code. Exceptions in other threads of
     this process end the job too.
     """
@@ -38,6 +43,13 @@ def guard(transport: "Transport") -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         _end(transport, "interrupted", _INTERRUPTED)
+    except HpcFlError as error:
+        text, code = _described(error)
+        if not _agreed(agreement, _digest(text)):
+            _end(transport, text, code)
+        if transport.rank == 0:
+            sys.stderr.write(f"{text}\n")
+        raise SystemExit(code) from error
     except BaseException as error:
         _end(transport, *_described(error))
     agreement.close()
@@ -53,7 +65,16 @@ def _described(error: BaseException) -> tuple[str, int]:
 
 def _end(transport: "Transport", text: str, code: int) -> NoReturn:
     _say(transport, text)
+    _leave_code(code)
     transport.abort(code)
+
+
+def _leave_code(code: int) -> None:
+    path = os.environ.get(EXIT_FILE)
+    if path is not None:
+        # A rank on another machine may not reach the folder; one that lost the race finds the file there.
+        with suppress(OSError), Path(path).open("x") as file:
+            file.write(str(code))
 
 
 def _say(transport: "Transport", text: str) -> None:
@@ -83,6 +104,7 @@ def _thread_failed(transport: "Transport", args: threading.ExceptHookArgs) -> No
     error = args.exc_value if args.exc_value is not None else args.exc_type()
     text, code = _described(error)
     _say(transport, text)
+    _leave_code(code)
     if transport.size == 1:
         os._exit(code)  # nobody else can end a process whose main thread may wait for this one
     transport.abort(code)
@@ -95,11 +117,16 @@ def _code(end: SystemExit) -> int:
     return EXIT_FAILURE
 
 
-def _agreed(transport: "Transport", code: int) -> bool:
-    """Whether all ranks leave with this code."""
+def _digest(text: str) -> int:
+    """A number of 62 bits that stands for the text on every rank."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 2
+
+
+def _agreed(transport: "Transport", vote: int) -> bool:
+    """Whether all ranks leave with this vote: an exit code, or the digest of an error."""
     import numpy as np
 
-    votes = np.array([code, -code], np.int64)
+    votes = np.array([vote, -vote], np.int64)
     try:
         transport.iallreduce(votes, "min").wait(_AGREE_WITHIN)
     except TransportError:

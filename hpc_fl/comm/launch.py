@@ -11,16 +11,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final
 
 from hpc_fl.comm.cores import available_cores
-from hpc_fl.errors import ConfigError
+from hpc_fl.comm.guard import EXIT_FILE
+from hpc_fl.errors import EXIT_FAILURE, ConfigError
 
 _ULFM_SINCE: Final = 5
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE: Final = 5.0
+_ABORT_WITHIN: Final = 3.0
+_GLANCE: Final = 0.2
 
 
 def find_mpirun() -> Path:
@@ -118,15 +123,34 @@ class _Job:
         last.daemon = True
         last.start()
 
-    def run(self, command: Sequence[str]) -> int:
+    def run(self, command: Sequence[str], exit_file: Path) -> int:
+        """The exit code of the job; `exit_file` is where a rank that ends it leaves its own."""
+        env = environment() | {EXIT_FILE: str(exit_file)}
         # stdin is closed: read from a background group of a terminal it would stop mpirun.
-        self._process = subprocess.Popen(
-            command, env=environment(), stdin=subprocess.DEVNULL, process_group=0
+        self._process = process = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, process_group=0
         )
         for signum in self._early:
             self.on_signal(signum, None)
-        code = self._process.wait()
-        return code if code >= 0 else 128 - code
+        # Under ULFM mpirun was seen to return 0, or never, after survivors of a killed rank had aborted.
+        while process.poll() is None and not exit_file.exists():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GLANCE)
+        try:
+            code = process.wait(_ABORT_WITHIN if exit_file.exists() else None)
+        except subprocess.TimeoutExpired:
+            self._end(process)
+            process.wait()
+            code = 0
+        return _left_code(exit_file) or (code if code >= 0 else 128 - code)
+
+
+def _left_code(exit_file: Path) -> int:
+    """The code that a rank left; 0 when none did."""
+    if not exit_file.exists():
+        return 0
+    text = exit_file.read_text()
+    return int(text) if text else EXIT_FAILURE  # empty: the rank was killed while writing
 
 
 def launch(
@@ -147,7 +171,8 @@ def launch(
     job = _Job()
     before = {signum: signal.signal(signum, job.on_signal) for signum in _FORWARDED}
     try:
-        return job.run(command)
+        with TemporaryDirectory(prefix="hpc_fl-") as folder:
+            return job.run(command, Path(folder) / "exit")
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

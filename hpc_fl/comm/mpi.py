@@ -1,8 +1,13 @@
 """The transport over MPI: thin, because a small allreduce takes only a few microseconds."""
 
+import os
+import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from fcntl import ioctl
 from itertools import accumulate
+from termios import FIONREAD
 from typing import Final, NoReturn
 
 from mpi4py import MPI
@@ -28,6 +33,8 @@ class _Ops(dict[str, MPI.Op]):
 
 _OPS: Final = _Ops(sum=MPI.SUM, min=MPI.MIN, max=MPI.MAX)
 _IN_PLACE: Final = MPI.IN_PLACE
+_READ_WITHIN: Final = 1.0
+_NAP: Final = 0.001
 MAX_ELEMENTS: Final = 2**31 - 1
 """Elements that one MPI call counts. Reductions and broadcasts of more are cut, other calls refused."""
 
@@ -207,6 +214,8 @@ class MpiTransport:
     def abort(self, code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
+        for fd in (1, 2):
+            _let_mpirun_read(fd)
         MPI.COMM_WORLD.Abort(code)
         raise SystemExit(code)
 
@@ -217,6 +226,19 @@ class MpiTransport:
             self.comm.Free()
         except MPI.Exception as error:
             raise failure(MPI.COMM_WORLD, "close", error) from None
+
+
+def _let_mpirun_read(fd: int) -> None:
+    """Wait until the pipe behind `fd` is empty: mpirun drops what it has not read when a job aborts."""
+    end, waiting = time.monotonic() + _READ_WITHIN, bytearray(4)
+    try:
+        while stat.S_ISFIFO(os.fstat(fd).st_mode) and time.monotonic() < end:
+            ioctl(fd, FIONREAD, waiting)
+            if not any(waiting):
+                return
+            time.sleep(_NAP)
+    except OSError:  # closed by the program
+        return
 
 
 def _pieces(buf: Buffer, limit: int) -> Iterator[Buffer]:

@@ -2,10 +2,11 @@
 
 ::
 
-magic 4s | version u8 | codec u8 | parts u16 | n u64 | body bytes u64 | crc32 u32 | then per part: dtype code
-u8, elements u64 body: the parts one after another, no padding
+    header  magic 4s | version u8 | codec u8 | parts u16 | n u64 | body bytes u64 | crc32 u32
+    table   for each part: dtype code u8 | elements u64
+    body    the parts one after another, no padding
 
-All integers are little-endian; the checksum covers the header (its own field as zero), the part table and the
+All integers are little-endian; the checksum covers the header (its own field as zero), the table and the
 body.
 """
 

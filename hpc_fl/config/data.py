@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
@@ -50,6 +50,12 @@ class Synthetic(Named):
     test_samples: Count = 1_000
     task: Literal["classification", "tokens", "regression"] = "classification"
     noise: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ten_classes(cls, given: Any) -> Any:
+        regression = isinstance(given, dict) and given.get("task") == "regression"
+        return {"classes": 10, **given} if isinstance(given, dict) and not regression else given
 
 
 class Npz(Named):
@@ -107,7 +113,7 @@ class Quantity(Named):
 
     name: Literal["quantity"] = "quantity"
     alpha: Positive | None = None
-    exponent: Positive | None = None
+    exponent: Annotated[float, Field(ge=0)] | None = None
     min_samples: Count = 1
 
     @model_validator(mode="after")

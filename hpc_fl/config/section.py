@@ -53,10 +53,11 @@ def choice(default: str) -> list[Any]:
     A bare string stands for ``{name: string}``; a name with a colon is the user's own function (tag
     "custom").
     """
-    return [Discriminator(_tag(default)), BeforeValidator(_expand)]
+    return [Discriminator(_tag(default)), BeforeValidator(expand)]
 
 
-def _expand(value: Any) -> Any:
+def expand(value: Any) -> Any:
+    """A bare string as the section that it names."""
     return {"name": value} if isinstance(value, str) else value
 
 

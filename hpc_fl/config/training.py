@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Tag, model_validator
 
 from hpc_fl.config.section import (
     Count,
@@ -16,8 +16,9 @@ from hpc_fl.config.section import (
     Rule,
     Section,
     choice,
+    expand,
 )
-from hpc_fl.config.torch_names import check_options
+from hpc_fl.config.torch_names import MATRIX_WISE, check_options
 
 
 class Logistic(Named):
@@ -110,8 +111,8 @@ class Training(Section):
     epochs: Count = 5
     steps: Count | None = None
     batch_size: Count | None = 32
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule | None = None
+    optimizer: Annotated[Optimizer, BeforeValidator(expand)] = Optimizer()
+    schedule: Annotated[Schedule, BeforeValidator(expand)] | None = None
     clip_norm: Positive | None = None
     loss: Literal["auto", "cross_entropy", "mse"] | FunctionName = "auto"
     executor: Literal["auto", "loop", "vmap"] = "auto"
@@ -156,20 +157,23 @@ class FedAdagrad(_Strategy):
     tau: Positive = 1e-3
 
 
-class FedAdam(_Strategy):
-    """Adaptive server optimiser: exponential mean of squares."""
-
-    name: Literal["fedadam"] = "fedadam"
+class _TwoMoments(_Strategy):
     lr: Positive = 0.01
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     tau: Positive = 1e-3
 
 
-class FedYogi(FedAdam):
+class FedAdam(_TwoMoments):
+    """Adaptive server optimiser: exponential mean of squares."""
+
+    name: Literal["fedadam"] = "fedadam"
+
+
+class FedYogi(_TwoMoments):
     """Adaptive server optimiser: additive change of squares."""
 
-    name: Literal["fedyogi"] = "fedyogi"  # type: ignore[assignment]
+    name: Literal["fedyogi"] = "fedyogi"
 
 
 Strategy = Annotated[
@@ -189,6 +193,8 @@ def batching_problem(training: Training, model: Any) -> str | None:
         return "model.norm: batch changes its statistics in training; use model.norm: group"
     if isinstance(model, Cnn) and model.dropout > 0:
         return "model.dropout is above 0, and dropout masks are drawn per party"
+    if training.optimizer.name in MATRIX_WISE:
+        return f"training.optimizer.name: {training.optimizer.name} needs each matrix by itself"
     if training.dtype != "float32":
         return f"training.dtype is {training.dtype}"
     return None

@@ -98,7 +98,7 @@ def party_spread(run: RunFolder) -> "Figure | None":
     axis.fill_between(x, below, above, color=style.BLUE, alpha=0.27, linewidth=0, label="mean ± 1 deviation")
     axis.plot(x, mean, color=style.BLUE, marker=marker(x), markersize=3.5, label="mean of parties")
     axis.plot(x, low, "--", color=style.VERMILION, marker=marker(x), markersize=2.5, label="worst party")
-    axis.set(xlabel="round", ylabel="test accuracy")
+    axis.set(xlabel="round", ylabel="accuracy on own samples")
     whole_rounds(axis)
     legend_beside(axis)
     return figure

@@ -86,7 +86,7 @@ def read_run(run_dir: Path) -> RunFolder:
     """
     metrics = run_dir / METRICS_FILE
     if not metrics.is_file():
-        raise HpcFlError(f"{metrics} does not exist; give the folder of a run (`hpc-fl run` names it)")
+        raise HpcFlError(f"{metrics} does not exist; give the folder of a run (`hpc-fl train` names it)")
     records = read_jsonl(metrics)
     if not records:
         raise HpcFlError(f"{metrics} holds no finished round yet; report again after the first round")

@@ -1,7 +1,8 @@
 """What an algorithm is: a party half, a server half, named state, and the names of the buffers that travel.
 
 The server half runs on every rank alike, on the identical mean: there is no server process. A new algorithm
-is one new file with a class of this shape, and one line in the table of :mod:`hpc_fl.build`.
+is one new file with a class of this shape; to be named in a configuration it needs a section in
+:mod:`hpc_fl.config.training` and a line in the table of :mod:`hpc_fl.build`.
 """
 
 from __future__ import annotations

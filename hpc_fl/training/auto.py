@@ -53,7 +53,7 @@ def choose(
     in a file per user and machine, so that the same run started again computes the same bits: delete
     :func:`cache_path` to measure anew.
     """
-    path, name = cache_path(), _signature(model, work, cohort, rounds, transport.size)
+    path, name = cache_path(), _signature(model, store, work, cohort, rounds, transport.size)
     cached = _read(path).get(name) if transport.rank == 0 else None
     answer = broadcast_bytes(transport, json.dumps(cached).encode() if transport.rank == 0 else None)
     known = json.loads(answer)
@@ -134,12 +134,17 @@ def cache_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpc_fl" / "executor.json"
 
 
-def _signature(model: FlatModel, work: LocalWork, cohort: int, rounds: int, ranks: int) -> str:
+def _signature(
+    model: FlatModel, store: PartyStore, work: LocalWork, cohort: int, rounds: int, ranks: int
+) -> str:
     described = {
         "shapes": [s.shape for s in model.segments],
         "module": repr(model.module),
         "steps": asdict(work.steps),
         "optimizer": repr(work.optimizer),
+        "loss": type(work.loss).__name__,
+        "clip": work.clip_norm,
+        "samples": store.counts.tolist(),
         "run": (cohort, rounds, ranks, torch.get_num_threads(), str(model.device)),
         "machine": (platform.node(), platform.machine(), torch.__version__),
     }

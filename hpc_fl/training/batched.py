@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.data.parties import PartyStore
+from hpc_fl.errors import ModelError
 from hpc_fl.flat import FlatModel
 from hpc_fl.training.batches import BatchPlan, plan_batches
 from hpc_fl.training.executor import Correction, LocalWork, Trained, step_count
@@ -42,6 +43,10 @@ class VmapExecutor:
     name = "vmap"
 
     def __init__(self, model: FlatModel, store: PartyStore, work: LocalWork) -> None:
+        if not work.optimizer.elementwise:
+            raise ModelError(
+                f"executor vmap: {work.optimizer.name} needs each matrix by itself; use executor loop"
+            )
         self._model = model
         self._store = store
         self._work = work
@@ -88,10 +93,7 @@ class VmapExecutor:
 
 
 def width_of(parties: int) -> int:
-    """The number of rows a group of ``parties`` is computed with: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
-
-    (at most a third idle).
-    """
+    """The rows that ``parties`` are computed with: 1, 2, 3, 4, 6, 8, 12, 16, ... (at most a third idle)."""
     width = 1
     while width < parties:
         width = width * 3 // 2 if width & (width - 1) == 0 and width > 1 else -(-width * 4 // 3)

@@ -90,7 +90,7 @@ class Evaluator:
         size = max(1, _BATCH_BYTES // max(1, x[:1].numel() * x.element_size()))
         losses, hits = [np.empty(0)], [np.empty(0)]
         for first in range(0, len(x), size):
-            outputs, targets = self._model.module(x[first : first + size]), y[first : first + size]
+            outputs, targets = self._model(x[first : first + size]), y[first : first + size]
             losses.append(self._loss.per_sample(outputs, targets).double().cpu().numpy())
             if self._loss.classifies:
                 right = outputs.argmax(-1) == targets

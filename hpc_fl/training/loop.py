@@ -52,7 +52,7 @@ class LoopExecutor:
         total = torch.zeros((), device=model.device)
         for step in range(int(plan.steps[0])):
             rows = torch.from_numpy(plan.rows[0, step, : plan.sizes[0, step]]).to(x.device)
-            outputs = model.module(x.index_select(0, rows))
+            outputs = model(x.index_select(0, rows))
             loss = work.loss.per_sample(outputs, y.index_select(0, rows)).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             stepper.step()
@@ -85,7 +85,7 @@ class _Stepper:
             correction is not None or work.clip_norm is not None or work.gradient_only or not model.plain
         )
         self._leaves = self._master_leaves() if self._gathers else list(model.parameters)
-        self._optimizer = work.optimizer.make(self._leaves, work.optimizer.learning_rate(round_))
+        self._optimizer = work.optimizer.stepper(self._leaves, work.optimizer.learning_rate(round_))
 
     def _master_leaves(self) -> list[Tensor]:
         """The float32 values as leaves whose gradients are the flat gradient: one flat tensor where the

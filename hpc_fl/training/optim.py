@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hpc_fl.errors import ModelError
+from hpc_fl.training.sgd import Sgd
 
 ELEMENTWISE: Final = frozenset(
     ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD")
@@ -19,6 +20,9 @@ ELEMENTWISE: Final = frozenset(
 """Optimisers of :mod:`torch.optim` that treat every element alike: they may run on one flat buffer, or on
 many parties at once.
 """
+
+_OWN_SGD: Final = frozenset(inspect.signature(Sgd).parameters) - {"parameters"}
+"""Options with which SGD is :class:`Sgd`; with others (fused, differentiable) it is torch's."""
 
 _NEEDS_METRIC: Final = frozenset(("ReduceLROnPlateau",))
 _NEEDS_CLOSURE: Final = frozenset(("LBFGS",))
@@ -40,6 +44,12 @@ def schedule_names() -> list[str]:
     )
 
 
+class Stepper(Protocol):
+    """What moves parameters along their ``.grad``: :class:`Sgd`, or an optimiser of :mod:`torch.optim`."""
+
+    def step(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """``torch.optim.<name>(parameters, **options)``; ``schedule`` changes its ``lr`` from round to round.
@@ -54,9 +64,7 @@ class OptimizerSpec:
 
     def __post_init__(self) -> None:
         try:
-            optimizer = self.make([nn.Parameter(torch.zeros(1, 1))])
-            if self.schedule is not None:
-                self._scheduler(optimizer)
+            self.stepper([nn.Parameter(torch.zeros(1, 1))], self.learning_rate(0))
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"torch.optim.{self.name}({dict(self.options)}): {error}") from error
 
@@ -68,10 +76,15 @@ class OptimizerSpec:
     @cached_property
     def plain_sgd(self) -> bool:
         """Whether a step is ``p -= lr * g`` and nothing else: no state, so the step can be one operation."""
-        defaults = self.make([nn.Parameter(torch.zeros(1))]).defaults
         return self.name == "SGD" and not any(
-            defaults[k] for k in ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+            self.options.get(k) for k in ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
         )
+
+    def stepper(self, parameters: Sequence[Tensor], lr: float) -> Stepper:
+        """The same as :meth:`make`, without torch's optimiser where it can do without: quick to start."""
+        if self.name == "SGD" and self.options.keys() <= _OWN_SGD:
+            return Sgd(parameters, **{**self.options, "lr": lr})
+        return self.make(parameters, lr)
 
     def make(self, parameters: Sequence[Tensor], lr: float | None = None) -> torch.optim.Optimizer:
         """A new optimiser over ``parameters``, with its learning rate replaced by ``lr`` if given."""
@@ -84,22 +97,28 @@ class OptimizerSpec:
         """The learning rate in force in round ``round_`` (the first is 0): the schedule takes one step a
         round.
         """
+        if self.schedule is None:
+            return self._base_rate
         while len(self._rates) <= round_:
             optimizer, scheduler = self._replay
             self._rates.append(float(optimizer.param_groups[0]["lr"]))
-            if scheduler is not None:
-                optimizer.step()
-                scheduler.step()
+            optimizer.step()
+            scheduler.step()
         return self._rates[round_]
+
+    @cached_property
+    def _base_rate(self) -> float:
+        default = inspect.signature(getattr(torch.optim, self.name)).parameters["lr"].default
+        return float(self.options.get("lr", default))
 
     @cached_property
     def _rates(self) -> list[float]:
         return []
 
     @cached_property
-    def _replay(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    def _replay(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = self.make([nn.Parameter(torch.zeros(1, 1))])
-        return optimizer, None if self.schedule is None else self._scheduler(optimizer)
+        return optimizer, self._scheduler(optimizer)
 
     def _scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         assert self.schedule is not None

@@ -106,7 +106,7 @@ def test_every_named_component_has_a_builder() -> None:
 
     from hpc_fl import build
 
-    def names(field: str) -> set[str]:
+    def names(field: str) -> set[object]:
         union: Any = Config.model_fields[field].annotation
         tags = {
             m.model_fields["name"].default
@@ -115,7 +115,7 @@ def test_every_named_component_has_a_builder() -> None:
         }
         return {tag for tag in tags if isinstance(tag, str)}
 
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "data": build.DATASETS,
         "partition": build.PARTITIONS,
         "model": build.MODELS,
@@ -123,4 +123,4 @@ def test_every_named_component_has_a_builder() -> None:
         "strategy": build.STRATEGIES,
     }
     for field, table in tables.items():
-        assert names(field) == set(table), field  # type: ignore[arg-type]
+        assert names(field) == set(table), field

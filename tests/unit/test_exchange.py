@@ -40,7 +40,7 @@ def test_a_loss_that_is_not_finite_leaves_its_party_out() -> None:
         names=("update",),
         device=torch.device("cpu"),
     )
-    exchange.open()
+    exchange.open(2.0)
     losses = torch.tensor([1.0, float("nan")])
     exchange.add([3, 4], {"update": torch.ones(2, 2)}, np.ones(2, np.float32), losses)
     mixed = exchange.mix()

@@ -115,7 +115,9 @@ CHANGES: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize(
     ("make", "name", "change"),
-    [(mlp, "sgd", c) for c in CHANGES] + [(mlp, name, "epochs") for name in list(OPTIMIZERS)[1:]] + [(cnn, "momentum", "clipped")],
+    [(mlp, "sgd", c) for c in CHANGES]
+    + [(mlp, name, "epochs") for name in list(OPTIMIZERS)[1:]]
+    + [(cnn, "momentum", "clipped")],
 )
 def test_vmap_equals_the_loop(make: Callable[[], nn.Module], name: str, change: str) -> None:
     store = store_of(shape=(1, 6, 6) if make is cnn else (6,))
@@ -125,7 +127,7 @@ def test_vmap_equals_the_loop(make: Callable[[], nn.Module], name: str, change: 
     loop = updates(LoopExecutor(flat, store, job, LocalBuffers(flat)), received, store.party_ids)
     vmap = updates(VmapExecutor(flat, store, job), received, store.party_ids)
     for party in store.party_ids:
-        # Adagrad and Adam divide by the root of squared gradients: rounding of near-zero gradients is enlarged.
+        # Adagrad and Adam divide by the root of squared gradients: rounding near zero is enlarged.
         torch.testing.assert_close(vmap[party][0], loop[party][0], rtol=1e-3, atol=2e-5)
         assert vmap[party][1] == pytest.approx(loop[party][1], rel=1e-4, abs=1e-6)
 

@@ -31,7 +31,7 @@ def test_every_parameter_is_a_view_and_writes_go_both_ways() -> None:
         torch.cat([p.detach().flatten() for p in module.parameters()]), torch.arange(flat.n).float()
     )
     with torch.no_grad():
-        module[0].bias.fill_(7.0)
+        module.get_parameter("0.bias").fill_(7.0)
     assert (flat.segments[1].of(flat.values) == 7.0).all()
     assert all(p.data_ptr() >= flat.values.data_ptr() for p in module.parameters())
 
@@ -58,12 +58,12 @@ def test_tied_weights_count_once() -> None:
 
 def test_frozen_parameters_stay_and_do_not_travel() -> None:
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    module[0].weight.requires_grad_(False)
-    frozen = module[0].weight.detach().clone()
+    weight = module.get_parameter("0.weight").requires_grad_(False)
+    frozen = weight.detach().clone()
     flat = FlatModel(module)
     assert flat.n == 3 + 6 + 2
     flat.load(torch.zeros(flat.n))
-    assert torch.equal(module[0].weight, frozen)
+    assert torch.equal(weight, frozen)
     assert list(flat.frozen()) == ["0.weight"]
 
 
@@ -89,9 +89,8 @@ def test_batchnorm_statistics_are_averaged_and_counters_are_local() -> None:
     assert [s.name for s in flat.buffer_segments] == ["1.running_mean", "1.running_var"]
     assert list(flat.local_state()) == ["1.num_batches_tracked"]
     module(torch.randn(8, 4))
-    assert torch.equal(flat.values[flat.trainable : flat.trainable + 3], module[1].running_mean), (
-        "updated in place"
-    )
+    mean = module.get_buffer("1.running_mean")
+    assert torch.equal(flat.values[flat.trainable : flat.trainable + 3], mean), "updated in place"
     state = flat.local_state()
     assert state["1.num_batches_tracked"] == 1
     module(torch.randn(8, 4))

@@ -19,7 +19,7 @@ PARTS = st.lists(
 
 
 @given(st.integers(0, 255), st.integers(0, 2**63), PARTS)
-def test_round_trip(codec: int, n: int, parts: tuple[np.ndarray, ...]) -> None:  # type: ignore[type-arg]
+def test_round_trip(codec: int, n: int, parts: tuple[np.ndarray, ...]) -> None:
     payload = Payload(codec, n, parts)
     back = Payload.frombytes(payload.tobytes())
     assert (back.codec, back.n, back.nbytes) == (codec, n, payload.nbytes)
@@ -32,7 +32,7 @@ def test_round_trip(codec: int, n: int, parts: tuple[np.ndarray, ...]) -> None: 
 @given(PARTS, st.data())
 def test_every_flipped_bit_and_every_cut_is_noticed(
     parts: tuple[np.ndarray, ...], data: st.DataObject
-) -> None:  # type: ignore[type-arg]
+) -> None:
     wire = bytearray(Payload(3, 100, parts).tobytes())
     position = data.draw(st.integers(0, 8 * len(wire) - 1))
     wire[position // 8] ^= 1 << position % 8

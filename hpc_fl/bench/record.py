@@ -1,0 +1,172 @@
+"""What a benchmark says: records, a header with the machine, a table for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hpc_fl.errors import HpcFlError
+from hpc_fl.rundir import versions
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement beside its yardstick: medians, seconds; ``ratio`` = seconds / yardstick_seconds.
+
+    ``bar``: the ratio that is good enough, None where none is set; ``better``: whether it may be no higher or
+    no lower than that. ``bytes``: sent by the rank that sent most, in one round. Measurements that are not
+    times (accuracy, memory) say so in ``unit``, and keep the same fields.
+    """
+
+    case: str
+    n: int
+    ranks: int
+    threads: int
+    seconds: float
+    yardstick: str
+    yardstick_seconds: float
+    ratio: float
+    bytes: int
+    bar: float | None
+    holds: bool | None
+    unit: str = "s"
+    better: Literal["lower", "higher"] = "lower"
+
+    @classmethod
+    def of(
+        cls,
+        case: str,
+        seconds: float,
+        yardstick: str,
+        yardstick_seconds: float,
+        bar: float | None,
+        **more: Any,
+    ) -> Record:
+        """A record with its ratio and verdict worked out; ``n``, ``ranks``, ``threads``, ``bytes`` as given
+        or 0 (ranks, threads: 1).
+        """
+        ratio = seconds / yardstick_seconds
+        fields = {"n": 0, "ranks": 1, "threads": 1, "bytes": 0} | more
+        return cls(
+            case=case,
+            seconds=seconds,
+            yardstick=yardstick,
+            yardstick_seconds=yardstick_seconds,
+            ratio=ratio,
+            bar=bar,
+            holds=None if bar is None else ratio <= bar,
+            **fields,
+        )
+
+    @classmethod
+    def at_least(cls, case: str, value: float, wanted: float, unit: str, **more: Any) -> Record:
+        """A value that is to reach ``wanted``; both in ``unit``."""
+        record = cls.of(case, value, "wanted", wanted, 1.0, unit=unit, better="higher", **more)
+        return replace(record, holds=value >= wanted)
+
+    @classmethod
+    def at_most(cls, case: str, value: float, allowed: float, unit: str, **more: Any) -> Record:
+        """A value that is to stay within ``allowed``; both in ``unit``."""
+        return cls.of(case, value, "allowed", allowed, 1.0, unit=unit, **more)
+
+
+def interleave(
+    subject: Callable[[], float], yardstick: Callable[[], float], times: int, warmup: int = 1
+) -> tuple[float, float]:
+    """Median seconds of both, measured in turn (A B A B ...) so that a change of the machine's speed meets
+    both.
+
+    Each callable does the work once and returns its own seconds.
+    """
+    for _ in range(warmup):
+        subject()
+        yardstick()
+    pairs = [(subject(), yardstick()) for _ in range(times)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def header(name: str) -> dict[str, Any]:
+    """Machine, versions, commit and load: what the numbers depend on."""
+    return {
+        "benchmark": name,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "machine": platform.machine(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **versions(),
+    }
+
+
+def write_records(path: Path, first: dict[str, Any], records: Sequence[Record]) -> None:
+    """Writes the header and the records as one JSON list. Raises :class:`HpcFlError` where the file cannot be
+    written.
+    """
+    try:
+        path.write_text(json.dumps([first, *map(asdict, records)], indent=2) + "\n")
+    except OSError as error:
+        raise HpcFlError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def print_records(first: dict[str, Any], records: Sequence[Record]) -> None:
+    """The table for people, at most 100 columns wide where the names of the cases are short."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    console.print(_caption(first), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("case", "ranks", "thr.", " measured", f"{'yardstick':>10}", " ratio", " bar", ""):
+        left = title in ("case", "") or "yardstick" in title
+        table.add_column(title, justify="left" if left else "right", no_wrap=title != "case")
+    for r in records:
+        table.add_row(
+            r.case,
+            str(r.ranks),
+            str(r.threads),
+            _show(r.seconds, r.unit),
+            f"{_show(r.yardstick_seconds, r.unit):>10} {r.yardstick} ",
+            f"{r.ratio:.3f}",
+            "" if r.bar is None else f"{_SIGN[r.better]} {r.bar:.3g}",
+            f" {_VERDICT[r.holds]}",
+        )
+    console.print(table)
+
+
+_WIDTH: Final = 100
+_SIGN: Final = {"lower": "<=", "higher": ">="}
+_VERDICT: Final = {None: "", True: "[green]holds[/green]", False: "[bold red]FAILS[/bold red]"}
+
+
+def _caption(first: dict[str, Any]) -> str:
+    return (
+        f"bench {first['benchmark']}: {first['processor']}, {first['cores']} cores, "
+        f"load {first['load_average']:.1f}, torch {first['packages']['torch']}, "
+        f"commit {(first['commit'] or 'unknown')[:9]}"
+    )
+
+
+def _show(value: float, unit: str) -> str:
+    if unit != "s":
+        return f"{value:.4g} {unit}"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

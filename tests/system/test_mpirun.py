@@ -1,0 +1,45 @@
+"""The tests of tests/parallel under mpirun, with 1 to 4 ranks."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpc_fl.comm.launch import environment, find_mpirun, mpirun_command
+from hpc_fl.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TIME_LIMIT = 300.0
+
+
+def run_in_group(command: list[str], seconds: float, env: dict[str, str]) -> tuple[int, str]:
+    """Run a command in a process group of its own; kill the group when it takes longer, and fail."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=ROOT, env=env, process_group=0, text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {seconds} s: {' '.join(command)}\n{output}")
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_parallel_tests_pass(ranks: int, need: Callable[[object, str], None]) -> None:
+    try:
+        find_mpirun()
+    except ConfigError as error:
+        need(False, str(error))
+    pytest_args = ["-p", "no:cacheprovider", "-q", "-x", "--color=no"]
+    program = [sys.executable, "-m", "pytest", "tests/parallel", *pytest_args]
+    env = environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code, output = run_in_group(mpirun_command(ranks, program), TIME_LIMIT, env)
+    assert code == 0, output
+    assert output.count(" passed") == ranks, output
