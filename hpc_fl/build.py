@@ -19,6 +19,7 @@ from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Identity
 from hpc_fl.config import Config
 from hpc_fl.config.section import Named
+from hpc_fl.counter import key
 from hpc_fl.errors import ConfigError, DataError, ModelError
 from hpc_fl.exchange import Exchange
 from hpc_fl.flat import FlatModel
@@ -30,7 +31,7 @@ from hpc_fl.training.executor import Executor, LocalWork
 from hpc_fl.training.losses import LOSSES, CustomLoss, Loss
 from hpc_fl.training.optim import OptimizerSpec
 from hpc_fl.training.parties import LocalBuffers
-from hpc_fl.training.seeding import Stream, key
+from hpc_fl.training.seeding import Stream
 
 DATASETS: Final[dict[str, Callable[..., data.Dataset]]] = {
     "digits": data.digits,

@@ -2,7 +2,7 @@
 
 ::
 
-    outbox  [ buffer 1 (n) | buffer 2 (n) | ... | tail ]    one float32 buffer, one message, any number of parties
+    outbox  [ buffer 1 (n) | buffer 2 (n) | ... | tail ]    one float32 buffer, one message
 
 Each party's buffers are added to the outbox times the party's share of the weight; the sum over ranks is the
 mean, scaled up where parties were left out. The tail carries what every rank must know at the same moment:

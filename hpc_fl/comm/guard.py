@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -15,8 +15,9 @@ from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, HpcFlError, Tr
 if TYPE_CHECKING:
     from hpc_fl.comm.transport import Transport
 
-EXIT_FILE: Final = "HPC_FL_EXIT_FILE"
-"""Environment variable: where the first rank that ends the job leaves its exit code for `launch`."""
+REPORT_FILE: Final = "HPC_FL_REPORT_FILE"
+"""Environment variable: where the first rank that ends the job leaves a report for `launch`: the exit code on a
+line of its own, then what to print."""
 _INTERRUPTED: Final = 130
 _AGREE_WITHIN: Final = 5.0
 
@@ -64,25 +65,32 @@ def _described(error: BaseException) -> tuple[str, int]:
 
 
 def _end(transport: "Transport", text: str, code: int) -> NoReturn:
-    _say(transport, text)
-    _leave_code(code)
+    _tell(transport, text, code)
     transport.abort(code)
 
 
-def _leave_code(code: int) -> None:
-    path = os.environ.get(EXIT_FILE)
-    if path is not None:
-        # A rank on another machine may not reach the folder; one that lost the race finds the file there.
-        with suppress(OSError), Path(path).open("x") as file:
-            file.write(str(code))
-
-
-def _say(transport: "Transport", text: str) -> None:
+def _tell(transport: "Transport", text: str, code: int) -> None:
+    """Print why this rank ends the job: by way of the launcher where it listens, as mpirun loses last words."""
     prefix = f"rank {transport.rank}: " if transport.size > 1 else ""
     lines = "".join(f"{prefix}{line}\n" for line in text.splitlines())
     sys.stdout.flush()
-    sys.stderr.write(lines)  # in one piece, so that ranks do not mix their lines
+    if not _left_report(f"{code}\n{lines}"):
+        sys.stderr.write(lines)  # in one piece, so that ranks do not mix their lines
     sys.stderr.flush()
+
+
+def _left_report(report: str) -> bool:
+    """Whether the launcher will print the report: there is one, on this machine, and this rank is the first."""
+    path = os.environ.get(REPORT_FILE)
+    if path is None:
+        return False
+    draft = Path(f"{path}.{os.getpid()}")
+    try:
+        draft.write_text(report)
+        os.link(draft, path)  # whole or not at all, and only once
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -103,8 +111,7 @@ def _thread_failed(transport: "Transport", args: threading.ExceptHookArgs) -> No
         return  # as Python has it: this ends the thread only
     error = args.exc_value if args.exc_value is not None else args.exc_type()
     text, code = _described(error)
-    _say(transport, text)
-    _leave_code(code)
+    _tell(transport, text, code)
     if transport.size == 1:
         os._exit(code)  # nobody else can end a process whose main thread may wait for this one
     transport.abort(code)

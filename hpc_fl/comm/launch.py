@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Final
 
 from hpc_fl.comm.cores import available_cores
-from hpc_fl.comm.guard import EXIT_FILE
-from hpc_fl.errors import EXIT_FAILURE, ConfigError
+from hpc_fl.comm.guard import REPORT_FILE
+from hpc_fl.errors import ConfigError
 
 _ULFM_SINCE: Final = 5
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -123,34 +123,31 @@ class _Job:
         last.daemon = True
         last.start()
 
-    def run(self, command: Sequence[str], exit_file: Path) -> int:
-        """The exit code of the job; `exit_file` is where a rank that ends it leaves its own."""
-        env = environment() | {EXIT_FILE: str(exit_file)}
+    def run(self, command: Sequence[str], report: Path) -> int:
+        """The exit code of the job; `report` is where a rank that ends it leaves its code and its last words."""
+        env = environment() | {REPORT_FILE: str(report)}
         # stdin is closed: read from a background group of a terminal it would stop mpirun.
         self._process = process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, process_group=0
         )
         for signum in self._early:
             self.on_signal(signum, None)
-        # Under ULFM mpirun was seen to return 0, or never, after survivors of a killed rank had aborted.
-        while process.poll() is None and not exit_file.exists():
+        while process.poll() is None and not report.exists():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GLANCE)
+        if not report.exists():
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+        # Under ULFM mpirun was seen to return 0, or never, after survivors of a killed rank had aborted.
         try:
-            code = process.wait(_ABORT_WITHIN if exit_file.exists() else None)
+            process.wait(_ABORT_WITHIN)
         except subprocess.TimeoutExpired:
             self._end(process)
             process.wait()
-            code = 0
-        return _left_code(exit_file) or (code if code >= 0 else 128 - code)
-
-
-def _left_code(exit_file: Path) -> int:
-    """The code that a rank left; 0 when none did."""
-    if not exit_file.exists():
-        return 0
-    text = exit_file.read_text()
-    return int(text) if text else EXIT_FAILURE  # empty: the rank was killed while writing
+        told, _, text = report.read_text().partition("\n")
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        return int(told)
 
 
 def launch(
@@ -172,7 +169,7 @@ def launch(
     before = {signum: signal.signal(signum, job.on_signal) for signum in _FORWARDED}
     try:
         with TemporaryDirectory(prefix="hpc_fl-") as folder:
-            return job.run(command, Path(folder) / "exit")
+            return job.run(command, Path(folder) / "report")
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Literal, Protocol
 
 import numpy as np
 
-from hpc_fl.data import counter
+from hpc_fl import counter
 from hpc_fl.data.source import Array, Dataset, Int64Array, check_indices
 from hpc_fl.errors import DataError
 

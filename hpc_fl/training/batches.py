@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_fl.training.seeding import Stream, extend_keys, key, permutations
+from hpc_fl.counter import extend_keys, key
+from hpc_fl.training.seeding import Stream, permutations
 
 
 @dataclass(frozen=True, slots=True)

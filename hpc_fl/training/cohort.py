@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_fl.counter import key
 from hpc_fl.errors import ConfigError
-from hpc_fl.training.seeding import Stream, key, uniforms
+from hpc_fl.training.seeding import Stream, uniforms
 
 
 class Cohort(Protocol):

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_fl.counter import key
 from hpc_fl.data.parties import PartyStore
 from hpc_fl.flat import FlatModel
 from hpc_fl.training.batches import plan_batches
 from hpc_fl.training.executor import Correction, LocalWork, Trained, step_count
 from hpc_fl.training.parties import LocalBuffers
-from hpc_fl.training.seeding import Stream, key
+from hpc_fl.training.seeding import Stream
 
 
 class LoopExecutor:

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hpc_fl.counter import extend_keys, key
 from hpc_fl.training.batches import LocalSteps, plan_batches
-from hpc_fl.training.seeding import extend_keys, key, permutations
+from hpc_fl.training.seeding import permutations
 
 COUNTS = st.lists(st.integers(0, 23), min_size=1, max_size=6).filter(any)
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_fl.data import counter, synthetic
+from hpc_fl import counter
+from hpc_fl.data import synthetic
 from hpc_fl.data.source import Dataset
 from hpc_fl.data.synthetic import TaskName
 from hpc_fl.errors import DataError

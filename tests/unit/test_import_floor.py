@@ -13,6 +13,7 @@ import pytest
 
 PACKAGE: Final = Path(__file__).resolve().parents[2] / "hpc_fl"
 FLOORS: Final[dict[str, int]] = {
+    "counter": 0,
     "errors": 0,
     "flat": 0,
     "telemetry": 0,
