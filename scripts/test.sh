@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# All checks: ruff, formatting, types, tests. Makes .venv where needed.
+#
+#   bash scripts/test.sh [pytest arguments]       e.g. tests/unit/test_flat.py -x
+#
+# Works from any directory; paths in the arguments are relative to the checkout. Every step runs even where one
+# before it failed; pytest is last. The exit code is pytest's, or 1 where another step failed.
+# HPC_FL_REQUIRE=all: a test that would be skipped for want of something fails instead.
+set -euo pipefail
+
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+bash "$root/scripts/setup.sh" dev
+cd -- "$root"
+
+failed=()
+step() {
+    printf '== %s\n' "$*"
+    .venv/bin/python -m "$@" || failed+=("$*")
+}
+step ruff check .
+step ruff format --check .
+step mypy
+if ((${#failed[@]})); then
+    printf '== failed: %s\n' "${failed[@]}"
+fi
+
+if (($# == 0)); then
+    set -- tests/unit tests/parallel tests/system
+fi
+printf '== pytest %s\n' "$*"
+code=0
+.venv/bin/python -m pytest "$@" || code=$?
+if ((code == 0 && ${#failed[@]})); then
+    code=1
+fi
+exit "$code"
