@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hpc_fl.comm.transport import Transport
 
 REPORT_FILE: Final = "HPC_FL_REPORT_FILE"
-"""Environment variable: where the first rank that ends the job leaves a report for `launch`: the exit code on a
-line of its own, then what to print."""
+"""Environment variable: where the first rank that ends the job leaves a report for `launch`: a line with the
+exit code, then what to print."""
 _INTERRUPTED: Final = 130
 _AGREE_WITHIN: Final = 5.0
 
@@ -70,7 +70,7 @@ def _end(transport: "Transport", text: str, code: int) -> NoReturn:
 
 
 def _tell(transport: "Transport", text: str, code: int) -> None:
-    """Print why this rank ends the job: by way of the launcher where it listens, as mpirun loses last words."""
+    """Print why this rank ends the job: through the launcher where it listens, as mpirun loses last words."""
     prefix = f"rank {transport.rank}: " if transport.size > 1 else ""
     lines = "".join(f"{prefix}{line}\n" for line in text.splitlines())
     sys.stdout.flush()
@@ -80,7 +80,7 @@ def _tell(transport: "Transport", text: str, code: int) -> None:
 
 
 def _left_report(report: str) -> bool:
-    """Whether the launcher will print the report: there is one, on this machine, and this rank is the first."""
+    """Whether the launcher prints the report: there is one, on this machine, and this rank is the first."""
     path = os.environ.get(REPORT_FILE)
     if path is None:
         return False

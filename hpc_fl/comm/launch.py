@@ -124,7 +124,7 @@ class _Job:
         last.start()
 
     def run(self, command: Sequence[str], report: Path) -> int:
-        """The exit code of the job; `report` is where a rank that ends it leaves its code and its last words."""
+        """The exit code of the job; `report` is where a rank that ends it leaves its code and a message."""
         env = environment() | {REPORT_FILE: str(report)}
         # stdin is closed: read from a background group of a terminal it would stop mpirun.
         self._process = process = subprocess.Popen(

@@ -34,6 +34,8 @@ preparation costs about 3 s.
 """
 
 _TRIAL_STEPS: Final = 3
+_RULE: Final = 2
+"""Raised when choices are made in another way: those kept by an earlier version are then not used."""
 
 
 @dataclass(frozen=True)
@@ -80,47 +82,52 @@ def _measure(
     received = model.values.clone()
     trial = replace(work, steps=replace(work.steps, steps=_TRIAL_STEPS))
     parties = store.party_ids[: max(1, cohort)]
+    steps = rounds * cohort * float(step_count(work).total(store.counts).mean()) if parties else 0.0
     loop = LoopExecutor(model, store, trial, LocalBuffers(model))
-    per_round = float(step_count(work).total(store.counts).mean()) * cohort if parties else 1.0
-    one_by_one = _agree(transport, _seconds_per_step(loop, parties[:1], received) * per_round)
-    if one_by_one * rounds < WORTH_MEASURING:
+    one_by_one = _agree(transport, steps * _try(loop, parties[:1], received).per_step)
+    if one_by_one < WORTH_MEASURING:
         model.load(received)
         return Choice(
-            "loop",
-            f"local training takes about {one_by_one * rounds:.1f} s in all: nothing to gain from vmap",
+            "loop", f"local training takes about {one_by_one:.1f} s in all: little to gain from vmap"
         )
-    seconds, problem = _try_together(model, store, trial, parties, received)
-    together = _agree(transport, seconds * per_round)
+    batched = _try_together(model, store, trial, parties, received)
+    together = _agree(transport, batched.preparation + steps * batched.per_step)
     model.load(received)
     if not math.isfinite(together):
-        return Choice("loop", problem or "the model cannot be batched on another rank")
+        return Choice("loop", batched.problem or "the model cannot be batched on another rank")
     name = "vmap" if together < one_by_one else "loop"
-    return Choice(
-        name, f"a round's local training takes {one_by_one:.3g} s by loop, {together:.3g} s by vmap"
-    )
+    return Choice(name, f"local training would take {one_by_one:.3g} s by loop, {together:.3g} s by vmap")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Seconds that only the first use takes, and seconds per party and step after it."""
+
+    preparation: float
+    per_step: float
+    problem: str = ""
 
 
 def _try_together(
     model: FlatModel, store: PartyStore, work: LocalWork, parties: Sequence[int], received: Tensor
-) -> tuple[float, str]:
-    """Seconds per party and step by vmap; infinity, and why, where the model cannot be batched."""
+) -> _Trial:
+    """The trial of vmap; infinite, with the reason, where the model cannot be batched."""
     try:
-        return _seconds_per_step(VmapExecutor(model, store, work), parties, received), ""
+        return _try(VmapExecutor(model, store, work), parties, received)
     except ModelError as error:
-        return math.inf, str(error)
+        return _Trial(math.inf, 0.0, str(error))
 
 
-def _seconds_per_step(executor: Executor, parties: Sequence[int], received: Tensor) -> float:
-    """Seconds per party and local step, the second of two trials (the first one warms up, and traces)."""
+def _try(executor: Executor, parties: Sequence[int], received: Tensor) -> _Trial:
+    """Two short runs: the first one warms up, and traces."""
     if not parties:
-        return 0.0
-    seconds = 0.0
-    for _ in range(2):
+        return _Trial(0.0, 0.0)
+    seconds, steps = [0.0, 0.0], 1
+    for number in range(2):
         start = time.perf_counter()
-        for _ in executor.train(parties, received, 0):
-            pass
-        seconds = time.perf_counter() - start
-    return seconds / (len(parties) * _TRIAL_STEPS)
+        steps = sum(int(trained.steps.sum()) for trained in executor.train(parties, received, 0))
+        seconds[number] = time.perf_counter() - start
+    return _Trial(max(0.0, seconds[0] - seconds[1]), seconds[1] / max(1, steps))
 
 
 def _agree(transport: Transport, seconds: float) -> float:
@@ -138,6 +145,7 @@ def _signature(
     model: FlatModel, store: PartyStore, work: LocalWork, cohort: int, rounds: int, ranks: int
 ) -> str:
     described = {
+        "rule": (_RULE, WORTH_MEASURING),
         "shapes": [s.shape for s in model.segments],
         "module": repr(model.module),
         "steps": asdict(work.steps),

@@ -112,7 +112,7 @@ def test_an_unknown_benchmark_or_option_is_refused() -> None:
 def test_memory_gives_every_rank_as_many_parties_and_samples() -> None:
     one, four = (make_config(config_for(16, ranks, "loop")) for ranks in (1, 4))
     assert four.parties == 4 * one.parties
-    assert four.data.samples == 4 * one.data.samples
+    assert four.data.options()["samples"] == 4 * one.data.options()["samples"]
 
 
 def test_a_small_benchmark_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
