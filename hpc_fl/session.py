@@ -20,7 +20,7 @@ from hpc_fl.comm import runtime
 from hpc_fl.comm.control import broadcast_bytes
 from hpc_fl.comm.runtime import StopSignals
 from hpc_fl.comm.transport import Transport
-from hpc_fl.config import Config, make_config
+from hpc_fl.config import Config, load_config, make_config
 from hpc_fl.data import Dataset
 from hpc_fl.errors import ConfigError
 from hpc_fl.federation import Federation, Outcome, Plan
@@ -82,7 +82,7 @@ def train(
     Raises :class:`HpcFlError` on every rank, or ends the whole job with the failing rank's traceback: no rank
     is left waiting.
     """
-    config = config or Config()
+    config = config or load_config()
     transport = runtime.start(comm, timeout=config.comm.timeout)
     # Alone, an error goes to the caller; among ranks it must end the job before the others wait for this one.
     with runtime.guard(transport) if transport.size > 1 else nullcontext():

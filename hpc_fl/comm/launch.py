@@ -94,6 +94,9 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     env = dict(os.environ if base is None else base)
     if os.geteuid() == 0:
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if sys.stdout.isatty():
+        # mpirun gives its ranks a terminal of no width: they cannot know that a person is watching.
+        env = {"HPC_FL_LIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)} | env
     return env
 
 

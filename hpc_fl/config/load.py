@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -13,15 +13,18 @@ from hpc_fl.config.explain import explain
 from hpc_fl.config.run import Config
 from hpc_fl.errors import ConfigError
 
+DIGITS: Final = Path(__file__).with_name("digits.yaml")
+"""The configuration that runs where none is given; configs/digits.yaml is a link to it."""
+
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run: defaults, then the file, then the overrides
-    (``training.optimizer.lr=0.05``, values in YAML).
+    """The configuration of a run: the file (without one, the digits example), then the overrides.
 
-    Setting ``section.name`` to another component drops the keys that belonged to the one before. Raises
-    :class:`ConfigError` naming the key, what was given, what is allowed.
+    Overrides are ``training.optimizer.lr=0.05``, their values in YAML; keys that nobody sets have the
+    defaults of :class:`Config`. Setting ``section.name`` to another component drops the keys that belonged to
+    the one before. Raises :class:`ConfigError` naming the key, what was given, what is allowed.
     """
-    tree = {} if path is None else _read(path)
+    tree = _read(DIGITS if path is None else path)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:

@@ -11,7 +11,6 @@ from hpc_fl.errors import ConfigError
 
 def test_the_default_is_the_digits_example_and_survives_yaml() -> None:
     config = load_config()
-    assert config == Config()
     assert (config.data.name, config.parties, config.partition.name) == ("digits", 10, "dirichlet")
     assert make_config(yaml.safe_load(dump_config(config))) == config
 
@@ -99,6 +98,12 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("# nothing\n")
     assert load_config(path) == Config()
+
+
+def test_without_a_file_overrides_change_the_digits_example() -> None:
+    config = load_config(None, ["training.epochs=2", "model.name=mlp"])
+    assert config.training.batch_size == load_config().training.batch_size
+    assert config.model.options() == {"hidden": (64,)}
 
 
 def test_every_named_component_has_a_builder() -> None:

@@ -32,7 +32,7 @@ def test_valid_and_read_back_equal(path: Path, tmp_path: Path) -> None:
 
 
 def test_digits_is_what_runs_without_a_configuration() -> None:
-    assert load_config(FOLDER / "digits.yaml") == Config()
+    assert load_config(FOLDER / "digits.yaml") == load_config()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
