@@ -95,7 +95,7 @@ class Comm(Section):
 
 
 class Config(Section):
-    """A run. These are the defaults of each key; the tuned digits example is ``digits.yaml`` beside this file."""
+    """A run, with the defaults of each key; the tuned digits example is ``digits.yaml`` beside this file."""
 
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = "digits"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -25,6 +25,9 @@ MAX_BYTES: Final = 32 << 20
 nothing.
 """
 
+GATHER_BYTES: Final = 8 << 20
+"""Samples of a whole group's round up to this size are gathered in one call."""
+
 EXACT_WIDTHS: Final = 16
 """So many different group sizes are computed at exactly their width; further ones at a common, larger width.
 """
@@ -81,7 +84,7 @@ class VmapExecutor:
     ) -> Trained:
         plan = plan_batches(step_count(self._work), counts, ids, self._work.seed, round_)
         width = self._first_width(len(ids))
-        batches = _GroupBatches(self._store, ids, plan, width)
+        batches = _GroupBatches(self._store, self._gradients, ids, plan, width)
         group = _Group(self._model, self._gradients, self._work, width, received, round_)
         for step in range(batches.steps):
             group.step(ids, batches, step, correction)
@@ -102,46 +105,55 @@ def width_of(parties: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    x: Tensor
-    y: Tensor
-    weights: Tensor
-    active: int
+    """One step: ``x`` (width, b, ...), ``targets`` as the loss wants them; ``active`` rows still train."""
 
-    @property
-    def width(self) -> int:
-        return len(self.x)
+    x: Tensor
+    targets: tuple[Tensor, ...]
+    active: int
+    width: int
 
 
 class _GroupBatches:
-    """Step s of every party of a group as one gathered batch (width, b, ...)."""
+    """The steps of a group, step-major: what one step needs is one run of memory.
 
-    def __init__(self, store: PartyStore, ids: list[int], plan: BatchPlan, width: int) -> None:
-        self._store = store
+    The samples of all steps are gathered at once where that is small, which saves a call per step.
+    """
+
+    def __init__(
+        self, store: PartyStore, gradients: PartyGradients, ids: list[int], plan: BatchPlan, width: int
+    ) -> None:
+        self._store, self._width = store, width
         parties, self.steps, b = plan.rows.shape
         self._active = np.searchsorted(-plan.steps, -np.arange(self.steps)).tolist()
         starts = np.array([store.bounds(party)[0] for party in ids], dtype=np.int64)
-        # Step-major, so that a step's rows are one run; rows past the parties repeat a sample at weight 0.
+        # Rows past the parties repeat a sample at weight 0.
         rows = np.full((self.steps, width, b), starts[0], dtype=np.int64)
         np.add(plan.rows.transpose(1, 0, 2), starts[:, None], out=rows[:, :parties])
         weights = np.zeros((self.steps, width, b), dtype=np.float32)
         sizes = plan.sizes.T[:, :, None]
         np.divide(np.arange(b) < sizes, np.maximum(sizes, 1), out=weights[:, :parties], casting="unsafe")
-        self._rows = torch.from_numpy(rows.reshape(self.steps, width * b)).to(store.x.device)
-        self._weights = torch.from_numpy(weights).to(store.x.device)
-        self._width = width
+        self._rows = torch.from_numpy(rows).to(store.x.device)
+        y = self._gather(store.y, self._rows)
+        self._targets = gradients.targets(y, torch.from_numpy(weights).to(store.x.device))
+        small = rows.size * store.x[:1].numel() * store.x.element_size() <= GATHER_BYTES
+        self._x = self._gather(store.x, self._rows) if small else None
+
+    @staticmethod
+    def _gather(source: Tensor, rows: Tensor) -> Tensor:
+        return source.index_select(0, rows.flatten()).view(*rows.shape, *source.shape[1:])
 
     def __getitem__(self, step: int) -> _Batch:
         active = self._active[step]
         width = min(self._width, width_of(active))
-        weights = self._weights[step, :width]
-        rows = self._rows[step, : width * weights.shape[1]]
-        x, y = self._store.x, self._store.y
-        return _Batch(
-            x.index_select(0, rows).view(*weights.shape, *x.shape[1:]),
-            y.index_select(0, rows).view(*weights.shape, *y.shape[1:]),
-            weights,
-            active,
+        if width == self._width:
+            x = self._gather(self._store.x, self._rows[step]) if self._x is None else self._x[step]
+            return _Batch(x, tuple(t[step] for t in self._targets), active, width)
+        x = (
+            self._gather(self._store.x, self._rows[step, :width])
+            if self._x is None
+            else self._x[step, :width]
         )
+        return _Batch(x, tuple(t[step, :width] for t in self._targets), active, width)
 
 
 class _Group:
@@ -162,7 +174,7 @@ class _Group:
         self._lr = work.optimizer.learning_rate(round_)
         self._width = width
         self.values = received.expand(self._width, -1).clone()
-        self.loss = torch.zeros(self._width, device=received.device)
+        self.loss = self._loss_rows = torch.zeros(self._width, device=received.device)
         self._views = gradients.views(self.values)
         self._in_place = work.optimizer.plain_sgd and work.clip_norm is None and not work.gradient_only
         self.grads = self.values.new_empty(0) if self._in_place else torch.zeros_like(self.values)
@@ -184,6 +196,7 @@ class _Group:
 
     def _narrow(self, width: int) -> None:
         self._width = width
+        self._loss_rows = self.loss[:width]
         self._views = self._gradients.views(self.values[:width])
         self._leaf, self._optimizer = self._bind(self._optimizer)
 
@@ -193,8 +206,8 @@ class _Group:
         batch = batches[step]
         if batch.width < self._width:
             self._narrow(batch.width)
-        loss, grads = self._gradients(self._views, batch.x, batch.y, batch.weights)
-        self.loss[: batch.width] += loss
+        loss, grads = self._gradients(self._views, batch.x, batch.targets)
+        self._loss_rows.add_(loss)
         if self._in_place and correction is None:
             # Rows that have finished have zero weights, hence zero gradients, and do not move.
             torch._foreach_add_(self._views, grads, alpha=-self._lr)

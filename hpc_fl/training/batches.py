@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,38 +56,48 @@ class BatchPlan:
 def plan_batches(
     work: LocalSteps, counts: NDArray[np.int64], party_ids: Sequence[int], seed: int, round_: int
 ) -> BatchPlan:
-    """The batches of these parties in this round; a party's batches do not depend on the parties planned with
-    it.
+    """The batches of these parties in this round; a party's do not depend on the others planned with it."""
+    form = _form(work, counts.tobytes())
+    base = np.array(key(seed, Stream.ORDER, round_), dtype=np.uint64)
+    keys = extend_keys(extend_keys(base, np.asarray(party_ids)[:, None]), np.arange(form.epochs)[None, :])
+    orders = permutations(keys.reshape(-1), np.repeat(counts, form.epochs)).reshape(-1)
+    rows = orders[form.source] if orders.size else np.zeros_like(form.source)
+    if not form.full:
+        rows[~form.real] = 0
+    return BatchPlan(rows, form.sizes, form.steps)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What stays from round to round: which place of which epoch's order each slot of a batch takes.
+
+    ``source`` (B, S, b): index into the orders of all parties and epochs, flattened; ``real`` (B, S, b): which
+    slots hold a sample; ``full``: all do.
     """
+
+    epochs: int
+    source: NDArray[np.int64]
+    real: NDArray[np.bool_]
+    full: bool
+    sizes: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+
+@lru_cache(maxsize=32)
+def _form(work: LocalSteps, packed_counts: bytes) -> _Form:
+    """Kept for parties of the same sizes: with equal parties it is worked out once."""
+    counts = np.frombuffer(packed_counts, dtype=np.int64)
     per_epoch, steps = work.per_epoch(counts), work.total(counts)
     longest = int(counts.max(initial=0))
     b = longest if work.batch_size is None else min(work.batch_size, longest)
-    orders = _epoch_orders(counts, steps, per_epoch, party_ids, seed, round_)
+    epochs = max(1, int((-(-steps // np.maximum(per_epoch, 1))).max(initial=0)))
     step = np.arange(int(steps.max(initial=0)))[None, :]
     epoch, batch = np.divmod(step, np.maximum(per_epoch, 1)[:, None])
-    epoch = np.minimum(epoch, orders.shape[1] - 1)
     size = np.full(len(counts), b) if work.batch_size is not None else counts
     first = batch * size[:, None]
     sizes = np.where(step < steps[:, None], np.clip(counts[:, None] - first, 0, size[:, None]), 0)
     slot = np.arange(b)[None, None, :]
     real = slot < sizes[:, :, None]
-    position = np.where(real, first[:, :, None] + slot, 0)
-    party = np.arange(len(counts))[:, None, None]
-    rows = np.where(real, orders[party, epoch[:, :, None], position], 0)
-    return BatchPlan(rows, sizes, steps)
-
-
-def _epoch_orders(
-    counts: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    per_epoch: NDArray[np.int64],
-    party_ids: Sequence[int],
-    seed: int,
-    round_: int,
-) -> NDArray[np.int64]:
-    """Orders (B, E, longest): a permutation of each party's samples for each epoch it needs."""
-    epochs = max(1, int((-(-steps // np.maximum(per_epoch, 1))).max(initial=0)))
-    base = np.array(key(seed, Stream.ORDER, round_), dtype=np.uint64)
-    keys = extend_keys(extend_keys(base, np.asarray(party_ids)[:, None]), np.arange(epochs)[None, :])
-    flat = permutations(keys.reshape(-1), np.repeat(counts, epochs))
-    return flat.reshape(len(counts), epochs, -1)
+    order = np.arange(len(counts))[:, None] * epochs + np.minimum(epoch, epochs - 1)
+    source = order[:, :, None] * longest + np.where(real, first[:, :, None] + slot, 0)
+    return _Form(epochs, source, real, bool(real.all()), sizes, steps)

@@ -39,6 +39,7 @@ _BINDINGS: Final[dict[Any, Callable[..., Any]]] = {
     _aten._unsafe_view.default: Tensor.view,
     _aten.add.Tensor: torch.add,
     _aten.addmm.default: torch.addmm,
+    _aten.baddbmm.default: torch.baddbmm,
     _aten.bmm.default: torch.bmm,
     _aten.convolution.default: torch.convolution,
     _aten.exp_.default: torch.exp_,
@@ -78,6 +79,7 @@ class PartyGradients:
         self._model = model
         self._loss = loss
         self._steps: dict[tuple[object, ...], Step] = {}
+        self._closed = True
         _check_batchable(model)
 
     def views(self, values: Tensor) -> list[Tensor]:
@@ -85,47 +87,56 @@ class PartyGradients:
         return [segment.of(values) for segment in self._model.segments]
 
     def __call__(
-        self, parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor
+        self, parameters: list[Tensor], x: Tensor, targets: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (B,) and the gradient of each parameter (B, *shape).
 
-        ``parameters``: from :meth:`views`; ``x`` (B, b, ...), ``y`` (B, b, ...); ``weights`` (B, b) float32,
-        the weight of each sample in its party's loss (1/b for a full batch, 0 for filler).
+        ``parameters``: from :meth:`views`; ``x`` (B, b, ...); ``targets``: this step's, from :meth:`targets`.
         """
-        signature = (x.shape, y.shape, parameters[0].stride(0))
+        signature = (x.shape, targets[0].shape, parameters[0].stride(0))
         step = self._steps.get(signature)
         if step is None:
-            step = self._steps[signature] = self._trace(parameters, x, y, weights)
-        loss, *grads = step(x, y, weights, *parameters)
+            step = self._steps[signature] = self._trace(parameters, x, targets)
+        loss, *grads = step(x, *targets, *parameters)
         return loss, grads
 
+    def targets(self, y: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """``y`` (..., b, *target) and ``weights`` (..., b) as the loss wants them, leading dimensions kept.
+
+        A sample's weight is its share in its party's loss: 1/b in a full batch, 0 for filler.
+        """
+        prepared = self._loss.prepare(y, weights)
+        self._closed = prepared is not None
+        return (y, weights) if prepared is None else prepared
+
     @torch.enable_grad()
-    def _trace(self, parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor) -> Step:
+    def _trace(self, parameters: list[Tensor], x: Tensor, targets: tuple[Tensor, ...]) -> Step:
+        inputs = (x, *targets, *parameters)
         try:
-            graph = make_fx(self._step)(x, y, weights, *parameters)
+            graph = make_fx(self._step)(*inputs)
         except (RuntimeError, NotImplementedError, torch.fx.proxy.TraceError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"the model cannot train many parties at once ({reason}); use training.executor: loop"
             ) from error
-        _simplify(graph, (x, y, weights, *parameters))
+        _simplify(graph, inputs)
         return graph.forward
 
-    def _step(self, x: Tensor, y: Tensor, weights: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def _step(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         names = [segment.name for segment in self._model.segments]
+        targets, parameters = rest[: -len(names)], rest[-len(names) :]
 
         def outputs_of(one: tuple[Tensor, ...], samples: Tensor) -> Any:
             return functional_call(self._model.module, dict(zip(names, one, strict=True)), (samples,))
 
         leaves = tuple(p.detach().requires_grad_() for p in parameters)
         outputs = vmap(outputs_of)(leaves, x)
-        closed = self._loss.value_and_gradient(outputs.detach(), y, weights)
-        if closed is None:
-            loss = (vmap(self._loss.per_sample)(outputs, y) * weights).sum(1)
-            grads = torch.autograd.grad(loss.sum(), leaves)
-            return loss.detach(), *grads
-        loss, gradient = closed
-        return loss, *torch.autograd.grad(outputs, leaves, gradient)
+        if self._closed:
+            loss, gradient = self._loss.value_and_gradient(outputs.detach(), *targets)
+            return loss, *torch.autograd.grad(outputs, leaves, gradient)
+        y, weights = targets
+        loss = (vmap(self._loss.per_sample)(outputs, y) * weights).sum(1)
+        return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
 
 
 def _check_batchable(model: FlatModel) -> None:
@@ -145,7 +156,7 @@ def _simplify(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
     shapes = _Shapes(graph)
     shapes.run(*example)
     for node in list(graph.graph.nodes):
-        source = _same_as(node, shapes.seen) or _untransposed(node)
+        source = _same_as(node, shapes.seen) or _untransposed(node) or _with_bias(node, shapes.seen)
         if source is not None:
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
@@ -199,6 +210,20 @@ def _untransposed(node: fx.Node) -> fx.Node | None:
     with node.graph.inserting_before(node):
         turned = node.graph.call_function(_aten.transpose.int, (right, 1, 2))
         return node.graph.call_function(_aten.bmm.default, (turned, first))
+
+
+def _with_bias(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> fx.Node | None:
+    """bias + A B as one operation, where the bias (B, 1, columns) does not enlarge the product."""
+    if node.target is not _aten.add.Tensor or len(node.args) != 2 or node.kwargs:
+        return None
+    bias, product = node.args
+    if not (isinstance(bias, fx.Node) and isinstance(product, fx.Node)):
+        return None
+    fits = product.target is _aten.bmm.default and len(product.users) == 1 and shapes[node] == shapes[product]
+    if not fits or len(shapes[bias]) != 3:
+        return None
+    with node.graph.inserting_before(node):
+        return node.graph.call_function(_aten.baddbmm.default, (bias, *product.args))
 
 
 class _Shapes(fx.Interpreter):

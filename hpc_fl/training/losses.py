@@ -27,13 +27,17 @@ class Loss(Protocol):
         """One loss a sample, (b,), for outputs (b, *out): the mean over a sample's own positions."""
         ...
 
-    def value_and_gradient(
-        self, outputs: Tensor, targets: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """For outputs (B, b, *out) and weights (B, b): the weighted loss of each party (B,) and its gradient
-        at the outputs.
+    def prepare(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...] | None:
+        """What the closed form needs of targets (..., b, *target) and weights (..., b); dimensions are kept.
 
         None where there is no closed form: then autograd differentiates :meth:`per_sample`.
+        """
+        ...
+
+    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted loss of each party (B,), and its gradient at the outputs (B, b, *out).
+
+        ``prepared``: from :meth:`prepare`, for these B parties and b samples.
         """
         ...
 
@@ -41,11 +45,6 @@ class Loss(Protocol):
 def _over_positions(values: Tensor, dims: int) -> Tensor:
     """The mean over all but the first ``dims`` dimensions."""
     return values.flatten(dims).mean(-1) if values.dim() > dims else values
-
-
-def _spread(weights: Tensor, like: Tensor) -> Tensor:
-    """``weights`` (B, b) shaped to broadcast over ``like`` (B, b, ...)."""
-    return weights.reshape(*weights.shape, *(1,) * (like.dim() - weights.dim()))
 
 
 class CrossEntropy:
@@ -57,16 +56,16 @@ class CrossEntropy:
         picked = F.log_softmax(outputs, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return -_over_positions(picked, 1)
 
-    def value_and_gradient(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        positions = targets.flatten(weights.dim()).shape[-1] if targets.dim() > weights.dim() else 1
+        spread = _fit(weights / positions, targets).unsqueeze(-1)
+        return targets.unsqueeze(-1), spread, -spread
+
+    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+        index, weight, minus_weight = prepared
         log_p = torch.log_softmax(outputs, -1)
-        positions = targets[0, 0].numel()
-        spread = _spread(weights / positions if positions > 1 else weights, targets)
-        index = targets.unsqueeze(-1)
-        picked = log_p.gather(-1, index).squeeze(-1) * spread
-        loss = -picked.flatten(1).sum(1)
-        weight = spread.expand(targets.shape).unsqueeze(-1)
-        gradient = log_p.exp_().mul_(weight).scatter_add_(-1, index, -weight)
-        return loss, gradient
+        loss = (log_p.gather(-1, index) * minus_weight).sum(tuple(range(1, log_p.dim())))
+        return loss, log_p.exp_().mul_(weight).scatter_add_(-1, index, minus_weight)
 
 
 class MeanSquaredError:
@@ -79,10 +78,19 @@ class MeanSquaredError:
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return _over_positions((outputs - targets.reshape(outputs.shape)).square(), 1)
 
-    def value_and_gradient(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        return targets, weights
+
+    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+        targets, weights = prepared
         difference = outputs - targets.reshape(outputs.shape)
-        scaled = difference * _spread(weights / difference[0, 0].numel(), difference)
+        scaled = difference * _fit(weights / difference[0, 0].numel(), difference)
         return (difference * scaled).flatten(1).sum(1), scaled.mul_(2.0)
+
+
+def _fit(weights: Tensor, like: Tensor) -> Tensor:
+    """``weights`` (..., b) expanded to the shape of ``like`` (..., b, *rest)."""
+    return weights.reshape(*weights.shape, *(1,) * (like.dim() - weights.dim())).expand(like.shape)
 
 
 class CustomLoss:
@@ -101,8 +109,13 @@ class CustomLoss:
             )
         return losses
 
-    def value_and_gradient(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> None:
+    def prepare(self, targets: Tensor, weights: Tensor) -> None:
         return None
+
+    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+        raise ModelError(
+            "a loss function of one's own has no closed form: its per_sample() is differentiated"
+        )
 
 
 LOSSES: Final[dict[str, Loss]] = {"cross_entropy": CrossEntropy(), "mse": MeanSquaredError()}

@@ -75,7 +75,7 @@ def law_a_resumed_run_is_the_same_run(transport: Transport, folder: Path) -> Non
     stateful: dict[str, Any] = {
         "strategy": "fedavgm",
         "model": {"name": "laws.batchnorm:make"},
-        "training": {"batch_size": 8, "epochs": 1, "buffers": {"*.running_mean": "local"}},
+        "training": {"batch_size": 10, "epochs": 1, "buffers": {"*.running_mean": "local"}},
         "checkpoint": {"every": 1},
         "parties": 5,
         "partition": "shuffle",

@@ -29,8 +29,9 @@ def test_the_closed_form_is_the_gradient_of_the_weighted_loss(
         [(loss.per_sample(o, t) * w).sum() for o, t, w in zip(outputs, targets, weights, strict=True)]
     )
     per_party.sum().backward()
-    closed = loss.value_and_gradient(outputs.detach().clone(), targets, weights)
-    assert closed is not None
+    prepared = loss.prepare(targets, weights)
+    assert prepared is not None
+    closed = loss.value_and_gradient(outputs.detach().clone(), *prepared)
     torch.testing.assert_close(closed[0], per_party.detach())
     torch.testing.assert_close(closed[1], outputs.grad)
 

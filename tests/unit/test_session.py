@@ -230,8 +230,14 @@ def test_a_signal_ends_the_round_and_leaves_a_checkpoint(tmp_path: Path, signum:
     assert torch.equal(params_of(resumed), params_of(whole))
 
 
+NO_REMAINDER: dict[str, Any] = {"training": {"batch_size": 5, "executor": "loop"}}
+"""BatchNorm cannot train on a batch of one sample."""
+
+
 def test_own_code_is_found_by_name(tmp_path: Path) -> None:
-    session = run(solo(), tmp_path / "run", model="laws.batchnorm:make", rounds=1)
+    session = run(
+        solo(), tmp_path / "run", model="laws.batchnorm:make", partition="shuffle", rounds=1, **NO_REMAINDER
+    )
     assert isinstance(session.federation.model.module[1], nn.BatchNorm1d)  # type: ignore[index]
 
 
