@@ -126,6 +126,7 @@ class Federation:
                 travelling = self._strategy.report(trained, self.state, self.parties)
                 weights = self._strategy.weights(trained.samples)
                 self._exchange.add(trained.party_ids, travelling, weights, trained.loss)
+            del trained, travelling  # its memory is free before the next parties train
         with self._spans("communicate"):
             mixed = self._exchange.mix(stop=stop)
         with self._spans("decode"):
@@ -143,6 +144,7 @@ class Federation:
             if trained is None:
                 return
             yield trained
+            del trained
 
     def _evaluate(self, last: bool) -> Scores | None:
         if not last and self.round % self.plan.evaluate_every:

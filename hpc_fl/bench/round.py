@@ -20,9 +20,10 @@ from typing import Any, Final
 from hpc_fl.bench.launching import run_worker
 from hpc_fl.bench.record import Record, interleave
 
-_LR: Final = {
+_LR_DATA: Final[dict[str, Any]] = {"name": "synthetic", "shape": [784], "classes": 10, "test_samples": 10}
+_LR: Final[dict[str, Any]] = {
     "parties": 1000,
-    "data": {"name": "synthetic", "samples": 60_000, "shape": [784], "classes": 10, "test_samples": 10},
+    "data": _LR_DATA | {"samples": 60_000},
     "partition": "shuffle",
     "model": "logistic",
     "cohort": {"name": "uniform", "size": 10},
@@ -74,7 +75,13 @@ SHAPES: Final[dict[str, Shape]] = {
         (1, 2),
         5,
     ),
-    "lr-one-party": Shape(_LR | {"parties": 4, "cohort": "all"}, 1.3, (4,), 60, "bare mpi4py loop"),
+    "lr-one-party": Shape(
+        _LR | {"parties": 4, "cohort": "all", "data": _LR_DATA | {"samples": 240}},
+        1.3,
+        (4,),
+        60,
+        "bare mpi4py loop",
+    ),
 }
 """``lr`` and ``cifar`` are the shapes published by pfl-research and others; ``cifar`` has 1.6 million
 parameters.

@@ -23,7 +23,7 @@ from hpc_fl.comm.transport import Transport
 from hpc_fl.data.parties import PartyStore
 from hpc_fl.errors import ModelError
 from hpc_fl.flat import FlatModel
-from hpc_fl.training.batched import VmapExecutor
+from hpc_fl.training.batched import MAX_BYTES, VmapExecutor
 from hpc_fl.training.executor import Executor, LocalWork, step_count
 from hpc_fl.training.loop import LoopExecutor
 from hpc_fl.training.parties import LocalBuffers
@@ -90,6 +90,9 @@ def _measure(
         return Choice(
             "loop", f"local training takes about {one_by_one:.1f} s in all: little to gain from vmap"
         )
+    if model.n * 4 * 2 > MAX_BYTES:
+        model.load(received)
+        return Choice("loop", "two models of this size do not fit a group: vmap would train one at a time")
     batched = _try_together(model, store, trial, parties, received)
     together = _agree(transport, batched.preparation + steps * batched.per_step)
     model.load(received)

@@ -71,8 +71,8 @@ def plan_batches(
 class _Form:
     """What stays from round to round: which place of which epoch's order each slot of a batch takes.
 
-    ``source`` (B, S, b): index into the orders of all parties and epochs, flattened; ``real`` (B, S, b): which
-    slots hold a sample; ``full``: all do.
+    ``source`` (B, S, b): index into the flattened orders of all parties and epochs; ``real`` (B, S, b):
+    whether a slot holds a sample; ``full``: all do.
     """
 
     epochs: int
