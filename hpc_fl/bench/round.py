@@ -89,8 +89,8 @@ parameters.
 
 
 def run(options: dict[str, str]) -> list[Record]:
-    """Options: ``shape=lr,cifar`` and ``ranks=1,2`` restrict what is measured; ``rounds=N`` overrides how
-    many rounds.
+    """Options: ``shape=lr,cifar`` and ``ranks=1,2`` restrict what is measured; ``rounds=N`` sets how many
+    rounds; ``executor=loop`` (or vmap) takes the place of the automatic choice.
     """
     chosen = options.get("shape", ",".join(SHAPES)).split(",")
     records = []
@@ -98,12 +98,12 @@ def run(options: dict[str, str]) -> list[Record]:
         ranks = [int(r) for r in options["ranks"].split(",")] if "ranks" in options else SHAPES[name].ranks
         for count in ranks:
             rounds = options.get("rounds", str(SHAPES[name].rounds))
-            found = run_worker("hpc_fl.bench.round", [name, rounds], count)
+            found = run_worker("hpc_fl.bench.round", [name, rounds, options.get("executor", "auto")], count)
             records += [Record(**record) for record in found]
     return records
 
 
-def measure(name: str, rounds: int) -> list[Record]:
+def measure(name: str, rounds: int, executor: str) -> list[Record]:
     """Both in turn, on every rank; the records on rank 0, nothing elsewhere."""
     import numpy as np
     import torch
@@ -119,7 +119,8 @@ def measure(name: str, rounds: int) -> list[Record]:
         threads = runtime.set_threads(transport, None)
         quiet = {"progress": False, "tensorboard": False, "report": False}
         # The many rounds make the automatic choice of executor worth measuring, as in a real run.
-        config = make_config({**shape.config, "rounds": 100_000, "telemetry": quiet})
+        training = {**shape.config["training"], "executor": executor}
+        config = make_config({**shape.config, "training": training, "rounds": 100_000, "telemetry": quiet})
         session = Session(config, transport, run_dir=Path(folder) / "run")
         federation, store = session.federation, session.parties.store
         parties = {party: store[party] for party in store.party_ids}
@@ -173,5 +174,5 @@ def _bare_communicator(ranks: int) -> Any:
 
 
 if __name__ == "__main__":
-    for line in measure(sys.argv[1], int(sys.argv[2])):
+    for line in measure(sys.argv[1], int(sys.argv[2]), sys.argv[3]):
         print(json.dumps(asdict(line)), flush=True)

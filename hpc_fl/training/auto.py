@@ -33,8 +33,14 @@ WORTH_MEASURING: Final = 60.0
 preparation costs about 3 s.
 """
 
-_TRIAL_STEPS: Final = 3
-_RULE: Final = 2
+_TRIAL_STEPS: Final = 10
+"""At most so many local steps a party in a trial; fewer where a real round has fewer."""
+
+_TRIAL_PARTIES: Final = 3
+_MARGIN: Final = 0.7
+"""vmap must promise to save this much: trials are short, machines noisy; where it pays, it pays twofold."""
+
+_RULE: Final = 3
 """Raised when choices are made in another way: those kept by an earlier version are then not used."""
 
 
@@ -80,11 +86,12 @@ def _measure(
     model: FlatModel, store: PartyStore, work: LocalWork, transport: Transport, cohort: int, rounds: int
 ) -> Choice:
     received = model.values.clone()
-    trial = replace(work, steps=replace(work.steps, steps=_TRIAL_STEPS))
     parties = store.party_ids[: max(1, cohort)]
-    steps = rounds * cohort * float(step_count(work).total(store.counts).mean()) if parties else 0.0
+    per_party = float(step_count(work).total(store.counts).mean()) if parties else 0.0
+    trial = replace(work, steps=replace(work.steps, steps=max(1, min(_TRIAL_STEPS, round(per_party)))))
+    steps = rounds * cohort * per_party
     loop = LoopExecutor(model, store, trial, LocalBuffers(model))
-    one_by_one = _agree(transport, steps * _try(loop, parties[:1], received).per_step)
+    one_by_one = _agree(transport, steps * _try(loop, parties[:_TRIAL_PARTIES], received).per_step)
     if one_by_one < WORTH_MEASURING:
         model.load(received)
         return Choice(
@@ -98,7 +105,7 @@ def _measure(
     model.load(received)
     if not math.isfinite(together):
         return Choice("loop", batched.problem or "the model cannot be batched on another rank")
-    name = "vmap" if together < one_by_one else "loop"
+    name = "vmap" if together < _MARGIN * one_by_one else "loop"
     return Choice(name, f"local training would take {one_by_one:.3g} s by loop, {together:.3g} s by vmap")
 
 
