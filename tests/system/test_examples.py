@@ -2,10 +2,10 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import need
 from system.test_mpirun import run_in_group
 
 from hpc_fl.comm.launch import environment, find_mpirun, mpirun_command
@@ -18,7 +18,7 @@ TIME_LIMIT = 240.0
 
 
 @pytest.fixture(autouse=True)
-def _mpi() -> None:
+def _mpi(need: Callable[[object, str], None]) -> None:
     try:
         find_mpirun()
     except ConfigError as error:
