@@ -13,11 +13,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
-import hpc_fl
 from hpc_fl.bench.record import Record
 from hpc_fl.errors import ConfigError, HpcFlError
 
-CONFIGS: Final = Path(hpc_fl.__file__).parents[1] / "configs"
+CONFIGS: Final = Path(__file__).parents[2] / "configs"
 """The folder of a source checkout; an installed package does not have it."""
 
 

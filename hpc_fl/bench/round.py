@@ -15,10 +15,13 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hpc_fl.bench.launching import run_worker
 from hpc_fl.bench.record import Record, interleave
+
+if TYPE_CHECKING:
+    from hpc_fl.comm.transport import Transport
 
 _LR_DATA: Final[dict[str, Any]] = {"name": "synthetic", "shape": [784], "classes": 10, "test_samples": 10}
 _LR: Final[dict[str, Any]] = {
@@ -104,65 +107,78 @@ def run(options: dict[str, str]) -> list[Record]:
 
 
 def measure(name: str, rounds: int, executor: str) -> list[Record]:
-    """Both in turn, on every rank; the records on rank 0, nothing elsewhere."""
-    import numpy as np
-    import torch
-
-    from hpc_fl.bench.plain import PlainLoop
+    """Both in turn, on every rank; the record on rank 0, nothing elsewhere."""
     from hpc_fl.comm import runtime
-    from hpc_fl.config import make_config
-    from hpc_fl.session import Session
 
-    shape = SHAPES[name]
     transport = runtime.start()
     with runtime.guard(transport), tempfile.TemporaryDirectory() as folder:
-        threads = runtime.set_threads(transport, None)
+        runtime.set_threads(transport, None)
+        contest = _Contest(SHAPES[name], transport, executor, Path(folder) / "run")
+        seconds = interleave(contest.ours, contest.theirs, rounds, warmup=max(3, rounds // 10))
+        record = contest.record(name, *seconds)
+        return [record] if transport.rank == 0 else []
+
+
+class _Contest:
+    """A federation and the plain loop over the same parties of this rank."""
+
+    def __init__(self, shape: Shape, transport: Transport, executor: str, folder: Path) -> None:
+        from hpc_fl.bench.plain import PlainLoop
+        from hpc_fl.config import make_config
+        from hpc_fl.session import Session
+
         quiet = {"progress": False, "tensorboard": False, "report": False}
-        # The many rounds make the automatic choice of executor worth measuring, as in a real run.
         training = {**shape.config["training"], "executor": executor}
+        # The many rounds make the automatic choice of executor worth measuring, as in a real run.
         config = make_config({**shape.config, "training": training, "rounds": 100_000, "telemetry": quiet})
-        session = Session(config, transport, run_dir=Path(folder) / "run")
-        federation, store = session.federation, session.parties.store
-        parties = {party: store[party] for party in store.party_ids}
-        plain = PlainLoop(
-            copy.deepcopy(federation.model.module),
-            parties,
+        self._shape, self._transport = shape, transport
+        self._session = Session(config, transport, run_dir=folder)
+        self._federation, store = self._session.federation, self._session.parties.store
+        self._plain = PlainLoop(
+            copy.deepcopy(self._federation.model.module),
+            {party: store[party] for party in store.party_ids},
             epochs=config.training.epochs,
             batch_size=config.training.batch_size or 10,
             lr=config.training.optimizer.lr,
             comm=_bare_communicator(transport.size),
         )
+        self._federation.begin()
 
-        def ours() -> float:
-            transport.barrier()
-            start = time.perf_counter()
-            cohort, mixed = federation.step()
-            federation.report(cohort, mixed, None)
-            return time.perf_counter() - start
+    def ours(self) -> float:
+        """Seconds of one round of the federation, its record included."""
+        self._transport.barrier()
+        start = time.perf_counter()
+        cohort, mixed = self._federation.step()
+        self._federation.report(cohort, mixed, None)
+        return time.perf_counter() - start
 
-        def theirs() -> float:
-            cohort = session.cohort(federation.round)
-            transport.barrier()
-            start = time.perf_counter()
-            plain.round(cohort)
-            return time.perf_counter() - start
+    def theirs(self) -> float:
+        """Seconds of one round of the plain loop."""
+        cohort = self._session.cohort(self._federation.round)
+        self._transport.barrier()
+        start = time.perf_counter()
+        self._plain.round(cohort)
+        return time.perf_counter() - start
 
-        federation.begin()
-        seconds = interleave(ours, theirs, rounds, warmup=max(3, rounds // 10))
-        slowest = np.array([*seconds, session.ledger.total / federation.round])
-        transport.allreduce(slowest, "max")
-        record = Record.of(
-            f"{name} ({session.executor_choice.name})",
+    def record(self, name: str, seconds: float, yardstick_seconds: float) -> Record:
+        """The record of the slowest rank; every rank must call it."""
+        import numpy as np
+        import torch
+
+        sent = self._session.ledger.total / self._federation.round
+        slowest = np.array([seconds, yardstick_seconds, sent])
+        self._transport.allreduce(slowest, "max")
+        return Record.of(
+            f"{name} ({self._session.executor_choice.name})",
             float(slowest[0]),
-            shape.yardstick,
+            self._shape.yardstick,
             float(slowest[1]),
-            shape.bar,
-            n=federation.model.n,
-            ranks=transport.size,
-            threads=torch.get_num_threads() if threads else 1,
+            self._shape.bar,
+            n=self._federation.model.n,
+            ranks=self._transport.size,
+            threads=torch.get_num_threads(),
             bytes=int(slowest[2]),
         )
-        return [record] if transport.rank == 0 else []
 
 
 def _bare_communicator(ranks: int) -> Any:
