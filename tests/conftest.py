@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from hpc_fl.comm.launch import find_mpirun
+from hpc_fl.errors import ConfigError
+
 
 @pytest.fixture(scope="session")
 def need() -> Callable[[object, str], None]:
@@ -18,3 +21,12 @@ def need() -> Callable[[object, str], None]:
         pytest.skip(f"needs {what}")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def mpi(need: Callable[[object, str], None]) -> None:
+    """For tests that start ranks: needs an mpirun."""
+    try:
+        find_mpirun()
+    except ConfigError as error:
+        need(False, str(error))

@@ -2,14 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from system.test_mpirun import run_in_group
 
-from hpc_fl.comm.launch import environment, find_mpirun, mpirun_command
-from hpc_fl.errors import ConfigError
+from hpc_fl.comm.launch import environment, mpirun_command
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -17,12 +15,7 @@ RANKS = 4
 TIME_LIMIT = 240.0
 
 
-@pytest.fixture(autouse=True)
-def _mpi(need: Callable[[object, str], None]) -> None:
-    try:
-        find_mpirun()
-    except ConfigError as error:
-        need(False, str(error))
+pytestmark = pytest.mark.usefixtures("mpi")
 
 
 def start(program: list[str], folder: Path) -> str:

@@ -8,14 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
-
-from hpc_fl.comm.launch import find_mpirun
-from hpc_fl.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 60.0
@@ -81,12 +77,7 @@ class Job:
         return self.process.returncode, "".join(self.lines) + rest
 
 
-@pytest.fixture(autouse=True)
-def _mpi(need: Callable[[object, str], None]) -> None:
-    try:
-        find_mpirun()
-    except ConfigError as error:
-        need(False, str(error))
+pytestmark = pytest.mark.usefixtures("mpi")
 
 
 WAIT_FOR_ALL = "\ntransport.allreduce(np.zeros(4))\ntransport.barrier()\ntime.sleep(60)\n"

@@ -7,13 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hpc_fl.comm.launch import find_mpirun
-from hpc_fl.errors import EXIT_CONFIG, EXIT_RESUME, ConfigError
+from hpc_fl.errors import EXIT_CONFIG, EXIT_RESUME
 from hpc_fl.telemetry import read_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -24,12 +22,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _mpi(need: Callable[[object, str], None]) -> None:
-    try:
-        find_mpirun()
-    except ConfigError as error:
-        need(False, str(error))
+pytestmark = pytest.mark.usefixtures("mpi")
 
 
 def start(folder: Path, *words: str) -> "subprocess.Popen[str]":

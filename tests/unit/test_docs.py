@@ -111,7 +111,7 @@ def test_command_lines_are_understood(page: Path) -> None:
 @each_page
 def test_yaml_blocks_are_configurations(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        make_config(yaml.safe_load(block))
+        assert make_config(yaml.safe_load(block)).rounds >= 1
 
 
 def test_documented_commands_are_found() -> None:
