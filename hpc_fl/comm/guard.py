@@ -5,11 +5,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from hpc_fl.comm.orphan import no_orphan
 from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, HpcFlError, TransportError
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ def guard(transport: "Transport") -> Iterator[None]:
     KeyboardInterrupt with 130. Where all ranks raise the same one within 5 seconds, rank 0 alone prints it
     and all leave with SystemExit. SystemExit passes when its code is 0, or when all ranks leave with the same
     code within 5 seconds of each other; else it ends the job with that code. Exceptions in other threads of
-    this process end the job too.
+    this process end the job too, and the death of the launcher ends this rank.
     """
     agreement = transport.dup()
     try:
-        with _thread_hook(transport):
+        with _process_watched(transport):
             yield
     except SystemExit as end:
         code = _code(end)
@@ -94,14 +95,18 @@ def _left_report(report: str) -> bool:
 
 
 @contextmanager
-def _thread_hook(transport: "Transport") -> Iterator[None]:
-    """Let exceptions in other threads end the job. Ranks that are threads themselves leave the hook alone."""
+def _process_watched(transport: "Transport") -> Iterator[None]:
+    """Let exceptions in other threads end the job, and the launcher's death this rank.
+
+    Ranks that are threads themselves leave their common process alone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before, threading.excepthook = threading.excepthook, lambda args: _thread_failed(transport, args)
     try:
-        yield
+        with no_orphan() if transport.size > 1 else nullcontext():
+            yield
     finally:
         threading.excepthook = before
 

@@ -119,6 +119,12 @@ class _Job:
         else:
             self._process.send_signal(signal.SIGUSR1)
 
+    def _crashed(self, signum: int) -> int:
+        """mpirun itself died of a signal. Seen: of SIGSEGV, as it ended a job with a rank still starting."""
+        if self._interrupts < 2:  # at the second one it was this launcher
+            sys.stderr.write(f"mpirun itself was ended by signal {signum}, and its ranks with it\n")
+        return 128 + signum
+
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
@@ -140,7 +146,7 @@ class _Job:
                 process.wait(_GLANCE)
         if not report.exists():
             code = process.wait()
-            return code if code >= 0 else 128 - code
+            return code if code >= 0 else self._crashed(-code)
         # Under ULFM mpirun was seen to return 0, or never, after survivors of a killed rank had aborted.
         try:
             process.wait(_ABORT_WITHIN)

@@ -128,8 +128,42 @@ def test_one_rank_fails_before_mpi_has_started(tmp_path: Path) -> None:
     )
     process = Job._popen(LAUNCHER.format(ranks=2, program=[sys.executable, str(script)], ulfm=False))
     output, _ = process.communicate(timeout=TIME_LIMIT)
-    assert process.returncode == 1, output
+    # About one time in a thousand mpirun crashes as it ends such a job (Open MPI 5.0.11).
+    assert process.returncode == 1 or "mpirun itself was ended by signal 11" in output, output
+    assert process.returncode != 0
     assert "ImportError: gone" in output
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process; one that has ended and waits to be buried does not count."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path) -> None:
+    job = Job(
+        tmp_path,
+        """
+        transport.barrier()
+        print(f"PIDS {os.getppid()} {os.getpid()}.", flush=True)
+        time.sleep(60)
+        """,
+        ranks=2,
+    )
+    job.until("PIDS")
+    job.until("PIDS")
+    said = [line.partition("PIDS ")[2].rstrip(".\n").split() for line in job.lines if "PIDS" in line]
+    mpirun, ranks = int(said[0][0]), [int(rank) for _, rank in said]
+    os.kill(mpirun, signal.SIGKILL)
+    ended, output = job.end()
+    assert ended == 128 + signal.SIGKILL
+    assert "mpirun itself was ended by signal 9" in output
+    deadline = time.monotonic() + AFTER_FAILURE
+    while any(_runs(rank) for rank in ranks):
+        assert time.monotonic() < deadline, output
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
