@@ -43,5 +43,13 @@ class CheckpointError(HpcFlError):
     """A checkpoint could not be written, or none of those found is intact."""
 
 
+class CodecError(HpcFlError):
+    """A buffer cannot be encoded or decoded as asked: wrong dtype, shape, device or parameter."""
+
+
+class NotFiniteError(CodecError):
+    """An update, or what error feedback kept back, holds a NaN or an infinity; what was kept is as it was."""
+
+
 class WireError(HpcFlError):
     """A payload is malformed, truncated, altered or of another codec; nothing was written to the output."""

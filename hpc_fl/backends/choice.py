@@ -1,0 +1,33 @@
+"""The one function that chooses a backend."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from hpc_fl.backends.backend import Backend
+from hpc_fl.backends.checks import Checked
+from hpc_fl.backends.reference import Reference
+from hpc_fl.errors import ConfigError
+
+BACKEND: Final = "HPC_FL_BACKEND"
+"""Environment variable: ``reference`` or ``native``, to have that one on the CPU or an error."""
+
+
+def backend_of(array: Any) -> Backend:
+    """The backend for arrays of this kind: NumPy's on the CPU, CuPy's on a GPU."""
+    return cpu() if isinstance(array, np.ndarray) else _cuda()
+
+
+@cache
+def cpu() -> Backend:
+    """The kernels on NumPy arrays: ``native`` where it was built, else ``reference``."""
+    return Checked(Reference(), np.ndarray)
+
+
+@cache
+def _cuda() -> Backend:
+    raise ConfigError("the kernels have no CUDA backend yet; move the buffers to the CPU")
