@@ -33,14 +33,28 @@ class Backend(Protocol):
         """A new array that this backend can use; its memory is taken when it is written."""
         ...
 
+    def check(self) -> None:
+        """Raises the first error that calls since the last check have found.
+
+        The CPU raises at the call itself. A GPU only notes what it finds, so that no call waits for it:
+        :class:`NotFiniteError` and :class:`WireError` come here, or from a call that returns an int.
+        """
+        ...
+
     def add_topk(
-        self, g: Array, e: Array | None, c: Array | None, indices: Array, values: Array, hint: float = 0.0
-    ) -> float:
+        self,
+        g: Array,
+        e: Array | None,
+        c: Array | None,
+        indices: Array,
+        values: Array,
+        hint: float | Array = 0.0,
+    ) -> float | Array:
         """The k = len(indices) elements of g + e of largest magnitude, ascending by index.
 
-        ``c``: g + e with those set to 0; None where nothing is kept back. Returns the smallest magnitude taken
-        (infinity where k = 0). That of an earlier call on similar data, given as ``hint``, saves a pass over
-        the data when it is close, and never changes the result.
+        ``c``: g + e with those set to 0; None where nothing is kept back. Returns the smallest magnitude
+        taken (infinity where k = 0), on a GPU as a 0-d array there. That of an earlier call on similar data,
+        given as ``hint``, saves a pass over the data when it is close, and never changes the result.
         """
         ...
 
@@ -144,8 +158,8 @@ class Backend(Protocol):
     def decode_gaps(self, code: Array, n: int, indices: Array) -> None:
         """The inverse of :meth:`encode_gaps` for k = len(indices).
 
-        Raises :class:`WireError`, with what ``indices`` hold undefined, for a code that has not exactly k gaps,
-        or an index that is not below n.
+        Raises :class:`WireError`, with what ``indices`` hold undefined, for a code that has not exactly k
+        gaps, or an index that is not below n.
         """
         ...
 

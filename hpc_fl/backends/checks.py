@@ -1,4 +1,4 @@
-"""Every argument of every kernel is looked at once, here: what passes cannot make a kernel leave its arrays."""
+"""Every argument of every kernel is looked at here: what passes cannot make a kernel leave its arrays."""
 
 from __future__ import annotations
 
@@ -28,9 +28,18 @@ class Checked:
     def empty(self, size: int, dtype: str) -> Array:
         return self._backend.empty(size, dtype)
 
+    def check(self) -> None:
+        self._backend.check()
+
     def add_topk(
-        self, g: Array, e: Array | None, c: Array | None, indices: Array, values: Array, hint: float = 0.0
-    ) -> float:
+        self,
+        g: Array,
+        e: Array | None,
+        c: Array | None,
+        indices: Array,
+        values: Array,
+        hint: float | Array = 0.0,
+    ) -> float | Array:
         n = self._update(g, e, c)
         k = self._array("indices", indices, "int32")
         self._array("values", values, "float32", k)
