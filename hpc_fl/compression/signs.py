@@ -1,0 +1,76 @@
+"""One bit an element and a scale for each segment: what 1-bit and sign codecs share.
+
+Payload: scales (S,) float32, bits (ceil(n / 8),) uint8; meta is the layout: (block,) for segments of that
+many elements, the last one shorter, or (0, length, length, ...).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_fl.backends import Array, backend_of
+from hpc_fl.compression.arrays import brought
+from hpc_fl.compression.base import Inputs
+from hpc_fl.compression.payload import Payload
+from hpc_fl.compression.reading import Reading, parts_of, require, require_scales
+
+Layout = tuple[int, ...]
+"""(block,) or (0, length, length, ...): what a payload's meta holds."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """``scales`` (S,), the mean magnitude of each segment, and ``bits`` (ceil(n / 8),)."""
+
+    scales: Array
+    bits: Array
+
+
+def pack(g: Array, before: Inputs | None, layout: Layout) -> Signs:
+    """The signs of g, or of g + what was kept back, which then is written to c as it is.
+
+    ``before.kept`` has the residual as ``residual`` less the ``scales`` with its signs: it is formed here.
+    """
+    backend, bounds = backend_of(g), brought(bounds_of(layout, g.size), g)
+    scales, bits = backend.empty(bounds.size - 1, "float32"), backend.empty(-(-g.size // 8), "uint8")
+    e, c, e_scales = None, None, None
+    if before is not None:
+        e, c, e_scales = before.e, before.c, before.kept.get("scales")
+    backend.add_sign(g, e, e_scales, c, bounds, bits, scales)
+    backend.check()
+    return Signs(scales, bits)
+
+
+def segments_in(layout: Layout, n: int) -> int:
+    """How many segments n elements have."""
+    return -(-n // layout[0]) if layout[0] else len(layout) - 1
+
+
+def longest(layout: Layout, n: int) -> int:
+    """The length of the longest segment."""
+    return min(layout[0], n) if layout[0] else max(layout[1:])
+
+
+def bounds_of(layout: Layout, n: int) -> Array:
+    """Where the segments begin, and n: int64 (S + 1,), for a layout that fits n."""
+    if layout[0]:
+        return np.minimum(np.arange(segments_in(layout, n) + 1, dtype=np.int64) * layout[0], n)
+    return np.cumsum((0, *layout[1:]), dtype=np.int64)
+
+
+def read_signs(payload: Payload, like: Array) -> Reading:
+    """The reading of a payload of this kind."""
+    n, layout = payload.n, payload.meta
+    by_block = len(layout) == 1 and 0 < layout[0] < 2**63
+    by_length = len(layout) > 1 and layout[0] == 0 and sum(layout[1:]) == n
+    require(by_block or by_length, payload, f"the segments {layout[:8]} do not make up the buffer")
+    scales, bits = parts_of(payload, like, ("float32", segments_in(layout, n)), ("uint8", -(-n // 8)))
+    require_scales(scales, payload)
+    bounds = brought(bounds_of(layout, n), like)
+
+    def add(weight: float, out: Array) -> None:
+        backend_of(out).add_signs(bits, bounds, scales, weight, out)
+
+    return Reading(add)

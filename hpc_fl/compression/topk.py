@@ -1,0 +1,105 @@
+"""The k elements of largest magnitude.
+
+Aji, Heafield: Sparse Communication for Distributed Gradient Descent, EMNLP 2017; Stich, Cordonnier, Jaggi:
+Sparsified SGD with Memory, NeurIPS 2018. Warm-up: Lin, Han, Mao, Wang, Dally: Deep Gradient Compression,
+ICLR 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar, Protocol
+
+from hpc_fl.backends import Array, backend_of
+from hpc_fl.compression.arrays import as_tensor
+from hpc_fl.compression.base import Inputs
+from hpc_fl.compression.sizes import amount, bounds_of, check_amount, check_segments
+from hpc_fl.compression.sparse import Selected, Sparse
+from hpc_fl.errors import CodecError
+
+
+class Schedule(Protocol):
+    """A ratio for each round, on the way to a final one."""
+
+    def ratio(self, round_: int, final: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """DGC's: the ratio falls exponentially from ``start`` in round 0 to the final one in round ``rounds``."""
+
+    rounds: int = 4
+    start: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not 0 < self.start <= 1:
+            raise CodecError(f"warm-up: rounds >= 1 and 0 < start <= 1 expected; given: {self}")
+
+    def ratio(self, round_: int, final: float) -> float:
+        done = min(max(round_, 0) / self.rounds, 1.0)
+        return max(final, self.start * math.pow(final / self.start, done))
+
+
+@dataclass(frozen=True)
+class TopK(Sparse):
+    """``ratio`` of the elements, or ``k`` of them; ties go to the lower index.
+
+    ``segments``: lengths that sum to n, so that the ratio holds for each of them alone; the whole buffer
+    where None. ``schedule``: the ratio by round, with ``ratio`` as its last. Kept: the residual, and as
+    ``hint`` the smallest magnitude taken in each segment, which saves the next call a pass.
+
+    Raises :class:`CodecError` for both or neither of ratio and k, and for k with segments or a schedule.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+    segments: tuple[int, ...] | None = None
+    schedule: Schedule | None = None
+
+    name: ClassVar[str] = "topk"
+    id: ClassVar[int] = 3
+    keeps: ClassVar[tuple[str, ...]] = ("residual", "hint")
+
+    def __post_init__(self) -> None:
+        check_amount(self.name, self.ratio, self.k)
+        if self.k is not None and (self.segments is not None or self.schedule is not None):
+            raise CodecError("topk: segments and schedules take a ratio, not k")
+        if self.segments is not None:
+            check_segments(self.name, self.segments)
+
+    def at(self, round_: int, party_id: int) -> TopK:
+        if self.schedule is None or self.ratio is None:
+            return self
+        return replace(self, ratio=self.schedule.ratio(round_, self.ratio), schedule=None)
+
+    def contraction(self, n: int) -> float | None:
+        lengths = (n,) if self.segments is None else self.segments
+        return min((self._taken(length) / length for length in lengths if length), default=1.0)
+
+    def most(self, n: int) -> int:
+        return sum(map(self._taken, (n,) if self.segments is None else self.segments))
+
+    def select(self, g: Array, before: Inputs | None) -> Selected:
+        backend, bounds = backend_of(g), bounds_of(self.segments, g.size).tolist()
+        taken = [self._taken(stop - start) for start, stop in pairwise(bounds)]
+        indices, values = backend.empty(sum(taken), "int32"), backend.empty(sum(taken), "float32")
+        found = backend.empty(len(taken), "float32")
+        hints = before.kept.get("hint") if before is not None else None
+        if hints is not None and hints.size != found.size:
+            raise CodecError(f"hint: {hints.size} segments kept, this codec has {found.size}")
+        place = 0
+        for s, k in enumerate(taken):
+            part, slot = slice(bounds[s], bounds[s + 1]), slice(place, place + k)
+            e = None if before is None or before.e is None else before.e[part]
+            c = None if before is None else before.c[part]
+            hint = 0.0 if hints is None else hints[s]
+            found[s] = backend.add_topk(g[part], e, c, indices[slot], values[slot], hint)
+            indices[slot] += bounds[s]
+            place += k
+        backend.check()
+        return Selected(indices, values, {"hint": as_tensor(found)})
+
+    def _taken(self, n: int) -> int:
+        return amount(self.ratio, self.k, n)
