@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -9,11 +11,15 @@ import numpy as np
 
 from hpc_fl.backends.backend import Backend
 from hpc_fl.backends.checks import Checked
+from hpc_fl.backends.library import find_library
+from hpc_fl.backends.native import Native
 from hpc_fl.backends.reference import Reference
 from hpc_fl.errors import ConfigError
 
 BACKEND: Final = "HPC_FL_BACKEND"
 """Environment variable: ``reference`` or ``native``, to have that one on the CPU or an error."""
+
+_CPU: Final[dict[str, Callable[[], Backend]]] = {"native": Native, "reference": Reference}
 
 
 def backend_of(array: Any) -> Backend:
@@ -23,8 +29,14 @@ def backend_of(array: Any) -> Backend:
 
 @cache
 def cpu() -> Backend:
-    """The kernels on NumPy arrays: ``native`` where it was built, else ``reference``."""
-    return Checked(Reference(), np.ndarray)
+    """The kernels on NumPy arrays: ``native`` where it was built, else ``reference``, which is slow.
+
+    Raises :class:`ConfigError` where the environment asks for one that is not there.
+    """
+    wanted = os.environ.get(BACKEND) or ("native" if find_library() else "reference")
+    if wanted not in _CPU:
+        raise ConfigError(f"{BACKEND}: {wanted!r} given, allowed: {', '.join(_CPU)}")
+    return Checked(_CPU[wanted](), np.ndarray)
 
 
 @cache

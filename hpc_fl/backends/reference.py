@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_fl.backends.uniform import uniform
-from hpc_fl.errors import NotFiniteError, WireError
+from hpc_fl.errors import CodecError, NotFiniteError, WireError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -79,7 +79,8 @@ class Reference:
         out[:] = np.packbits(2 * votes > len(rows), bitorder="little")
 
     def scatter_add(self, indices: Ints, values: Floats, weight: float, out: Floats) -> None:
-        if len(indices) and (indices[0] < 0 or indices[-1] >= len(out) or (np.diff(indices) <= 0).any()):
+        steps = np.diff(indices.astype(np.int64), prepend=-1)
+        if len(indices) and (indices[-1] >= len(out) or (steps <= 0).any()):
             raise WireError(f"indices of a sparse payload must ascend within 0..{len(out) - 1}")
         if not np.isfinite(values).all():
             raise WireError("a sparse payload holds a value that is not finite")
@@ -142,6 +143,8 @@ class Reference:
 
     def encode_gaps(self, indices: Ints, out: Bytes) -> int:
         gaps = np.diff(indices.astype(np.int64), prepend=-1) - 1
+        if (gaps < 0).any():
+            raise CodecError("indices must ascend from 0")
         used = 0
         for gap in gaps.tolist():
             rest = gap
@@ -169,6 +172,8 @@ class Reference:
             raise WireError(f"gaps end after {found} of {len(indices)} indices")
 
     def encode_mask(self, indices: Ints, mask: Bytes) -> None:
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(mask) * 8:
+            raise CodecError(f"indices beyond a mask of {len(mask)} bytes")
         chosen = np.zeros(len(mask) * 8, bool)
         chosen[indices] = True
         mask[:] = np.packbits(chosen, bitorder="little")

@@ -1,0 +1,312 @@
+// The blocks of blocks.h in GCC's vector extensions. To be included by isa_*.cpp after lanes.inl, and after, in
+// an anonymous namespace, the functions that the extensions lack:
+//   uint32_t at_least(I a, I b)   bit i: a[i] >= b[i] as signed integers
+//   uint32_t negative(F x)        bit i: the sign bit of x[i]
+//   uint64_t squeeze(uint64_t x, int width)   the lowest `width` bits of each byte, side by side
+//   uint64_t spread(uint64_t x, int width)    its inverse
+// No header with inline functions may be included there: the linker could keep the copy that was compiled for
+// the larger instruction set, and run it on a machine that lacks it.
+
+namespace {
+
+constexpr int64_t AHEAD = 256;  // elements to ask for before they are needed: 4 % of a pass on one core
+
+inline F load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, F x) { *reinterpret_cast<Unaligned*>(p) = x; }
+inline I bits_of(F x) { return (I)x; }
+inline F float_of(I x) { return (F)x; }
+inline I magnitude(F x) { return bits_of(x) & static_cast<int32_t>(MAGNITUDE); }
+inline I larger(I a, I b) { return a > b ? a : b; }
+// The sign of `size` turned in the lanes whose bit is set.
+inline F flipped(F size, uint32_t bits) {
+    I lane;
+    for (int j = 0; j < W; ++j) lane[j] = 1 << j;
+    const I set = (static_cast<int32_t>(bits) & lane) != 0;
+    return float_of(bits_of(size) ^ (set & INT32_MIN));
+}
+
+inline F with_sign(F size, F sign) { return float_of(bits_of(size) | (bits_of(sign) & INT32_MIN)); }
+
+inline uint32_t largest(I x) {
+    int32_t top = 0;
+    for (int i = 0; i < W; ++i) top = x[i] > top ? x[i] : top;
+    return static_cast<uint32_t>(top);
+}
+
+inline uint32_t key_of(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits & MAGNITUDE;
+}
+
+inline bool is_negative(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits >> 31;
+}
+
+inline void ask_for(const float* p) { __builtin_prefetch(p + AHEAD); }
+
+// False when there is no room.
+inline bool append(Found* found, int64_t index, float value) {
+    if (found->count == found->room) return false;
+    found->indices[found->count] = static_cast<int32_t>(index);
+    found->values[found->count++] = value;
+    return true;
+}
+
+template <bool has_e, bool has_c>
+uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
+                   uint32_t upper, Found* found, int64_t* taken) {
+    constexpr int64_t GROUP = 64;
+    const I bar = I{} + static_cast<int32_t>(lower);
+    I top{};
+    uint32_t rest_top = 0;
+    int64_t i = 0;
+    float group[GROUP];
+    const auto emit = [&](int64_t at, float value) {
+        if (append(found, first + at, value) && key_of(value) >= upper) {
+            ++*taken;
+            if (has_c) c[at] = 0;
+        }
+    };
+    for (; i + GROUP <= n; i += GROUP) {
+        uint64_t hits = 0;
+        for (int j = 0; j < GROUP; j += W) {
+            ask_for(g + i + j);
+            if (has_e) ask_for(e + i + j);
+            const F x = has_e ? load(g + i + j) + load(e + i + j) : load(g + i + j);
+            if (has_c) store(c + i + j, x);
+            store(group + j, x);
+            const I size = magnitude(x);
+            top = larger(top, size);
+            hits |= static_cast<uint64_t>(at_least(size, bar)) << j;
+        }
+        for (; hits; hits &= hits - 1) {
+            const int j = __builtin_ctzll(hits);
+            emit(i + j, group[j]);
+        }
+    }
+    for (; i < n; ++i) {
+        const float x = has_e ? g[i] + e[i] : g[i];
+        if (has_c) c[i] = x;
+        const uint32_t size = key_of(x);
+        rest_top = size > rest_top ? size : rest_top;
+        if (size >= lower) emit(i, x);
+    }
+    return largest(top) > rest_top ? largest(top) : rest_top;
+}
+
+uint32_t select(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
+                uint32_t upper, Found* found, int64_t* taken) {
+    const auto run = e ? (c ? select_in<true, true> : select_in<true, false>)
+                       : (c ? select_in<false, true> : select_in<false, false>);
+    return run(g, e, c, n, first, lower, upper, found, taken);
+}
+
+void count(const float* g, const float* e, int64_t n, uint32_t bar, int64_t* above, int64_t* equal) {
+    const I limit = I{} + static_cast<int32_t>(bar);
+    I more{}, same{};  // a block is too short for these to overflow
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        ask_for(g + i);
+        const I size = magnitude(e ? load(g + i) + load(e + i) : load(g + i));
+        more -= size > limit;
+        same -= size == limit;
+    }
+    for (int j = 0; j < W; ++j) *above += more[j], *equal += same[j];
+    for (; i < n; ++i) {
+        const uint32_t size = key_of(e ? g[i] + e[i] : g[i]);
+        *above += size > bar;
+        *equal += size == bar;
+    }
+}
+
+template <bool has_e, bool has_c>
+uint32_t sign_in(const float* g, const float* e, float scale, float* c, int64_t n, uint8_t* bits, double* sum) {
+    // Sums of 16 elements in float32, then float64: within 1e-6 whatever the data.
+    constexpr int64_t GROUP = 4 * W, SPAN = 16 * GROUP;
+    const F size = F{} + scale;
+    I top{};
+    int64_t i = 0;
+    while (n - i >= GROUP) {
+        const int64_t stop = n - i >= SPAN ? i + SPAN : i + (n - i) / GROUP * GROUP;
+        F part[4] = {};
+        for (; i < stop; i += GROUP) {
+            uint64_t word = 0;
+            for (int k = 0; k < 4; ++k) {
+                const int64_t at = i + k * W;
+                ask_for(g + at);
+                F x = load(g + at);
+                if (has_e) {
+                    ask_for(e + at);
+                    const F kept = load(e + at);
+                    x = x + (kept - with_sign(size, kept));
+                }
+                if (has_c) store(c + at, x);
+                top = larger(top, magnitude(x));
+                part[k] += float_of(magnitude(x));
+                word |= static_cast<uint64_t>(negative(x)) << (k * W);
+            }
+            __builtin_memcpy(bits + i / 8, &word, GROUP / 8);
+        }
+        const F total = (part[0] + part[1]) + (part[2] + part[3]);
+        for (int k = 0; k < W; ++k) *sum += total[k];
+    }
+    uint32_t rest_top = largest(top);
+    for (uint8_t byte = 0; i < n; ++i) {
+        float x = g[i];
+        if (has_e) x = x + (e[i] - __builtin_copysignf(scale, e[i]));
+        if (has_c) c[i] = x;
+        *sum += __builtin_fabsf(x);
+        rest_top = key_of(x) > rest_top ? key_of(x) : rest_top;
+        byte |= static_cast<uint8_t>(is_negative(x)) << (i % 8);
+        if (i % 8 == 7 || i + 1 == n) {
+            bits[i / 8] = byte;
+            byte = 0;
+        }
+    }
+    return rest_top;
+}
+
+uint32_t sign(const float* g, const float* e, float scale, float* c, int64_t n, uint8_t* bits, double* sum) {
+    const auto run = e ? (c ? sign_in<true, true> : sign_in<true, false>)
+                       : (c ? sign_in<false, true> : sign_in<false, false>);
+    return run(g, e, scale, c, n, bits, sum);
+}
+
+void unsign(const float* c, float scale, float* out, int64_t n) {
+    const F size = F{} + scale;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        const F x = load(c + i);
+        store(out + i, x - with_sign(size, x));
+    }
+    for (; i < n; ++i) out[i] = c[i] - __builtin_copysignf(scale, c[i]);
+}
+
+void add_signs(const uint8_t* bits, float step, float* out, int64_t n) {
+    const F size = F{} + step;
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        uint32_t word;
+        __builtin_memcpy(&word, bits + i / 8, 4);
+        ask_for(out + i);
+        ask_for(out + i + 16);
+        for (int j = 0; j < 32; j += W) store(out + i + j, load(out + i + j) + flipped(size, word >> j));
+    }
+    for (; i < n; ++i) out[i] += bits[i / 8] >> (i % 8) & 1 ? -step : step;
+}
+
+uint32_t add(const float* g, const float* e, float* total, int64_t n) {
+    I top{};
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        ask_for(g + i);
+        if (e) ask_for(e + i);
+        const F x = e ? load(g + i) + load(e + i) : load(g + i);
+        store(total + i, x);
+        top = larger(top, magnitude(x));
+    }
+    uint32_t highest = largest(top);
+    for (; i < n; ++i) {
+        total[i] = e ? g[i] + e[i] : g[i];
+        highest = key_of(total[i]) > highest ? key_of(total[i]) : highest;
+    }
+    return highest;
+}
+
+// hpc_fl.backends.uniform, whose docstring has the formula.
+inline F uniform(U i, uint32_t k0, uint32_t k1) {
+    U x = i + k0;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x += k1;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return __builtin_convertvector((I)x >> 8 & 0xffffff, F) * 0x1p-24f;
+}
+
+// Code and loss of W elements.
+inline I quantized(F x, F scale, F levels, F unit, F random, int width, F* lost) {
+    const F size = float_of(magnitude(x));
+    const F share = size / scale * levels + random;
+    const F capped = share < levels ? share : levels;
+    const I q = __builtin_convertvector(capped, I);  // rounds towards zero, which is down
+    *lost = x - with_sign(__builtin_convertvector(q, F) * unit, x);
+    return q | (I)((U)x >> 31) << (width - 1);
+}
+
+void quantize(const float* total, float* c, int64_t n, int64_t first, int width, float scale, uint64_t key,
+              uint8_t* codes) {
+    const float levels = static_cast<float>((1 << (width - 1)) - 1);
+    const float unit = scale / levels;
+    const F divisor = F{} + (scale > 0 ? scale : 1);  // a block of zeros has zeros for codes
+    U lane;
+    for (int j = 0; j < W; ++j) lane[j] = static_cast<uint32_t>(j);
+    alignas(64) uint8_t bytes[W < 8 ? 8 : W];
+    for (int64_t i = 0; i < n; i += W < 8 ? 8 : W) {
+        const int64_t end = n - i < static_cast<int64_t>(sizeof bytes) ? n - i : sizeof bytes;
+        __builtin_memset(bytes, 0, sizeof bytes);
+        for (int64_t j = 0; j < end; j += W) {
+            const int64_t lanes = end - j < W ? end - j : W;
+            float edge[W] = {};
+            const float* from = total + i + j;
+            if (lanes < W) {
+                __builtin_memcpy(edge, from, lanes * 4);
+                from = edge;
+            }
+            const uint64_t at = static_cast<uint64_t>(first + i + j);
+            const uint32_t k0 = static_cast<uint32_t>(key) + static_cast<uint32_t>(at >> 32) * 0x9e3779b9u;
+            const F random = uniform(lane + static_cast<uint32_t>(at), k0, static_cast<uint32_t>(key >> 32));
+            F lost;
+            const I code = quantized(load(from), divisor, F{} + levels, F{} + unit, random, width, &lost);
+            const Bytes packed = __builtin_convertvector(code, Bytes);
+            __builtin_memcpy(bytes + j, &packed, lanes);
+            if (!c) continue;
+            if (lanes == W) store(c + i + j, lost);
+            else __builtin_memcpy(c + i + j, &lost, lanes * 4);
+        }
+        for (int64_t j = 0; j < end; j += 8) {
+            uint64_t eight;
+            __builtin_memcpy(&eight, bytes + j, 8);
+            const uint64_t word = squeeze(eight, width);
+            __builtin_memcpy(codes + (i + j) / 8 * width, &word, width);
+        }
+    }
+}
+
+void dequantize(const uint8_t* codes, int width, float scale, float weight, float* out, int64_t n) {
+    const float unit = scale / static_cast<float>((1 << (width - 1)) - 1);
+    const int32_t size_bits = (1 << (width - 1)) - 1;
+    constexpr int64_t GROUP = W < 8 ? 8 : W;
+    for (int64_t i = 0; i < n; i += GROUP) {
+        const int64_t end = n - i < GROUP ? n - i : GROUP;
+        alignas(64) uint8_t bytes[GROUP] = {};
+        for (int64_t j = 0; j < end; j += 8) {
+            uint64_t word = 0;
+            __builtin_memcpy(&word, codes + (i + j) / 8 * width, width);
+            const uint64_t eight = spread(word, width);
+            __builtin_memcpy(bytes + j, &eight, 8);
+        }
+        for (int64_t j = 0; j < end; j += W) {
+            Bytes packed;
+            __builtin_memcpy(&packed, bytes + j, W);
+            const I code = __builtin_convertvector(packed, I);
+            const F size = __builtin_convertvector(code & size_bits, F) * unit;
+            const F value = float_of(bits_of(size) | (code >> (width - 1)) << 31) * weight;
+            if (end - j >= W) {
+                store(out + i + j, load(out + i + j) + value);
+            } else {
+                for (int64_t k = 0; k < end - j; ++k) out[i + j + k] += value[k];
+            }
+        }
+    }
+}
+
+constexpr Blocks table(const char* name, bool (*supported)()) {
+    return {name, supported, select, count, sign, unsign, add_signs, add, quantize, dequantize};
+}
+
+}  // namespace

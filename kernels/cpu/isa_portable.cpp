@@ -1,0 +1,40 @@
+// Any processor: four lanes, which is SSE2 on x86-64 and NEON on Arm.
+#include "blocks.h"
+
+namespace {
+constexpr int W = 4;
+}
+#include "lanes.inl"
+
+namespace {
+
+inline uint32_t at_least(I a, I b) {
+    uint32_t mask = 0;
+    const I yes = a >= b;
+    for (int i = 0; i < W; ++i) mask |= static_cast<uint32_t>(yes[i] & 1) << i;
+    return mask;
+}
+
+inline uint32_t negative(F x) {
+    uint32_t mask = 0;
+    const I bits = (I)x;
+    for (int i = 0; i < W; ++i) mask |= static_cast<uint32_t>(bits[i] < 0) << i;
+    return mask;
+}
+
+inline uint64_t squeeze(uint64_t x, int width) {
+    uint64_t packed = 0;
+    for (int i = 0; i < 8; ++i) packed |= (x >> (8 * i) & 0xff) << (width * i);
+    return packed;
+}
+
+inline uint64_t spread(uint64_t x, int width) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < 8; ++i) bytes |= (x >> (width * i) & ((1u << width) - 1)) << (8 * i);
+    return bytes;
+}
+
+}  // namespace
+#include "blocks.inl"
+
+const Blocks blocks_portable = table("portable", [] { return true; });

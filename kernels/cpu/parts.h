@@ -1,0 +1,31 @@
+// How work is shared: n elements as parts of whole blocks, one part a thread.
+#pragma once
+#include <cstdint>
+
+#include "blocks.h"
+
+enum Status : int32_t { OK = 0, NOT_FINITE = 1, BAD_INDEX = 2, BAD_VALUE = 3, BAD_LENGTH = 4 };
+
+// Where part `part` of `parts` begins; part `parts` begins at n. A function of n and parts alone.
+inline int64_t part_begin(int64_t n, int32_t parts, int32_t part) {
+    if (part == parts) return n;
+    const int64_t blocks = (n + BLOCK - 1) / BLOCK;
+    return blocks * part / parts * BLOCK;
+}
+
+// work(part) for each part, on as many threads.
+template <typename Work>
+void for_parts(int32_t parts, const Work& work) {
+    if (parts == 1) {
+        work(0);
+        return;
+    }
+#pragma omp parallel for schedule(static, 1) num_threads(parts)
+    for (int32_t part = 0; part < parts; ++part) work(part);
+}
+
+// work(begin, length) for the blocks of a part.
+template <typename Work>
+void for_blocks(int64_t begin, int64_t end, const Work& work) {
+    for (int64_t i = begin; i < end; i += BLOCK) work(i, end - i < BLOCK ? end - i : BLOCK);
+}

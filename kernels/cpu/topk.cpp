@@ -1,0 +1,323 @@
+// Exact selection of the k largest magnitudes, usually in one pass.
+//
+//   guess   two magnitudes, lower < upper, between which the k-th largest surely lies: around that of the
+//           last call (hint), or around a quantile of a sample
+//   pass    c = g + e; collect what is at least `lower`; what is at least `upper` is surely taken: set it to 0
+//           while it is in the cache
+//   choose  the k-th largest magnitude among those collected; take what is above, and ties by lower index
+//
+// The counts prove the guess right or wrong. A wrong one is undone and followed by the next: hint, sample, and
+// at last a radix selection over three histograms, which no data can mislead.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "parts.h"
+
+namespace {
+
+uint32_t key_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return bits & MAGNITUDE;
+}
+
+float magnitude_of(uint32_t key) {
+    float x;
+    std::memcpy(&x, &key, 4);
+    return x;
+}
+
+// What is selected from: g + e as long as nothing was written, then c.
+struct Source {
+    const float* g;
+    const float* e;
+    float at(int64_t i) const { return e ? g[i] + e[i] : g[i]; }
+    const float* e_from(int64_t i) const { return e ? e + i : nullptr; }
+};
+
+struct Guess {
+    uint32_t lower, upper;
+};
+
+class TopK {
+  public:
+    TopK(const Blocks& blocks, int32_t threads, Source source, float* c, int64_t n, int64_t k, int32_t* indices,
+         float* values)
+        : blocks_(blocks), threads_(threads), source_(source), c_(c), n_(n), k_(k), indices_(indices),
+          values_(values), found_(threads) {}
+
+    // The smallest magnitude taken in *threshold.
+    Status run(uint32_t hint, int32_t* work_indices, float* work_values, int64_t room, uint32_t* threshold) {
+        for (int32_t part = 0; part < threads_; ++part)
+            found_[part] = {work_indices + part * room, work_values + part * room, 0, room};
+        const Guess guesses[] = {around(hint), sampled()};
+        for (const Guess& guess : guesses) {
+            if (guess.upper == 0) continue;
+            if (!collect(guess)) return NOT_FINITE;
+            if (k_ >= taken_ && k_ <= total() && !full_) {
+                *threshold = choose(guess);
+                return OK;
+            }
+            undo(guess);
+        }
+        *threshold = select_exactly();
+        return OK;
+    }
+
+  private:
+    // Magnitudes drift from call to call, those of few elements more.
+    Guess around(uint32_t hint) const {
+        if (hint == 0 || hint >= INFINITE) return {0, 0};
+        const float drift = 0.05f + 1 / std::sqrt(static_cast<float>(k_));
+        if (drift >= 1) return {0, 0};
+        return {key_of(magnitude_of(hint) * (1 - drift)), key_of(magnitude_of(hint) * (1 + drift)) + 1};
+    }
+
+    // Quantiles of a stratified sample, four standard deviations below and above k / n.
+    Guess sampled() const {
+        const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 1024, 32768));
+        std::vector<uint32_t> keys(size);
+        uint64_t state = 0x9e3779b97f4a7c15;
+        for (int64_t j = 0; j < size; ++j) {
+            const int64_t begin = n_ * j / size, end = n_ * (j + 1) / size;
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            keys[j] = key_of(source_.at(begin + static_cast<int64_t>((state >> 33) % (end - begin))));
+        }
+        const double rank = static_cast<double>(k_) * size / n_;
+        const int64_t slack = size == n_ ? 1 : static_cast<int64_t>(4 * std::sqrt(rank)) + 4;
+        const int64_t low = static_cast<int64_t>(rank) + slack, high = static_cast<int64_t>(rank) - slack;
+        const auto quantile = [&](int64_t place) {
+            std::nth_element(keys.begin(), keys.begin() + place, keys.end(), std::greater<uint32_t>());
+            return keys[place];
+        };
+        return {low < size ? quantile(low) : 0, high >= 0 ? quantile(high) + 1 : MAGNITUDE};
+    }
+
+    // The pass. False when something is not finite.
+    bool collect(const Guess& guess) {
+        std::vector<int64_t> taken(threads_, 0);
+        std::vector<uint32_t> top(threads_, 0);
+        std::atomic<bool> full{false};
+        for_parts(threads_, [&](int32_t part) {
+            Found found = found_[part];
+            found.count = 0;
+            uint32_t lower = guess.lower;
+            for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
+                       [&](int64_t i, int64_t length) {
+                           const uint32_t highest =
+                               blocks_.select(source_.g + i, source_.e_from(i), c_ ? c_ + i : nullptr, length, i,
+                                              lower, guess.upper, &found, &taken[part]);
+                           top[part] = std::max(top[part], highest);
+                           if (found.count < found.room || lower == MAGNITUDE) return;
+                           full = true;
+                           lower = MAGNITUDE;  // the rest is only written
+                       });
+            found_[part] = found;
+        });
+        full_ = full && n_ > 0;
+        taken_ = 0;
+        for (const int64_t count : taken) taken_ += count;
+        if (c_) source_ = {c_, nullptr};
+        return *std::max_element(top.begin(), top.end()) < INFINITE;
+    }
+
+    int64_t total() const {
+        int64_t count = 0;
+        for (const Found& found : found_) count += found.count;
+        return count;
+    }
+
+    void undo(const Guess& guess) {
+        if (!c_) return;
+        for (const Found& found : found_)
+            for (int64_t j = 0; j < found.count; ++j)
+                if (key_of(found.values[j]) >= guess.upper) c_[found.indices[j]] = found.values[j];
+    }
+
+    // The k largest of those collected, in their order.
+    uint32_t choose(const Guess& guess) {
+        std::vector<uint32_t> band;
+        band.reserve(total() - taken_);
+        for (const Found& found : found_)
+            for (int64_t j = 0; j < found.count; ++j)
+                if (key_of(found.values[j]) < guess.upper) band.push_back(key_of(found.values[j]));
+        const int64_t wanted = k_ - taken_;
+        uint32_t bar = guess.upper - 1;  // all that are surely taken are just enough
+        if (wanted > 0) {
+            std::nth_element(band.begin(), band.begin() + (wanted - 1), band.end(), std::greater<uint32_t>());
+            bar = band[wanted - 1];
+        }
+        std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
+        for_parts(threads_, [&](int32_t part) {
+            const Found& found = found_[part];
+            for (int64_t j = 0; j < found.count; ++j) {
+                above[part] += key_of(found.values[j]) > bar;
+                equal[part] += key_of(found.values[j]) == bar;
+            }
+        });
+        emit(bar, above, equal, [&](int32_t part, const auto& take) {
+            const Found& found = found_[part];
+            for (int64_t j = 0; j < found.count; ++j)
+                take(found.indices[j], found.values[j], c_ && key_of(found.values[j]) < guess.upper);
+        });
+        return smallest(bar);
+    }
+
+    // The k-th largest magnitude by 11, 10 and 10 bits, then all that is above it and the first of its ties.
+    uint32_t select_exactly() {
+        uint32_t prefix = 0;
+        int64_t wanted = k_;
+        for (const Digit& digit : {Digit{20, 11}, Digit{10, 10}, Digit{0, 10}})
+            prefix = (prefix << digit.bits) + descend(digit, prefix, &wanted);
+        const uint32_t bar = prefix;
+        std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
+        for_parts(threads_, [&](int32_t part) {
+            for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
+                       [&](int64_t i, int64_t length) {
+                           blocks_.count(source_.g + i, source_.e_from(i), length, bar, &above[part], &equal[part]);
+                       });
+        });
+        emit(bar, above, equal, [&](int32_t part, const auto& take) { sweep(part, bar, take); });
+        return smallest(bar);
+    }
+
+    struct Digit {
+        int shift, bits;
+    };
+
+    // The digit of the wanted-th largest of those that begin with `prefix`; *wanted becomes its rank below.
+    uint32_t descend(const Digit& digit, uint32_t prefix, int64_t* wanted) const {
+        const int64_t bins = int64_t{1} << digit.bits;
+        std::vector<std::vector<int64_t>> counts(threads_);
+        for_parts(threads_, [&](int32_t part) {
+            counts[part].assign(4 * bins, 0);
+            int64_t* const count = counts[part].data();
+            const int64_t end = part_begin(n_, threads_, part + 1);
+            for (int64_t i = part_begin(n_, threads_, part); i < end; ++i) {
+                const uint32_t key = key_of(source_.at(i)) >> digit.shift;
+                // Four histograms: equal neighbours do not wait for each other.
+                if (key >> digit.bits == prefix) ++count[(i & 3) * bins + (key & (bins - 1))];
+            }
+        });
+        for (int64_t bin = bins - 1;; --bin) {
+            int64_t here = 0;
+            for (const auto& count : counts)
+                for (int j = 0; j < 4; ++j) here += count[j * bins + bin];
+            if (*wanted <= here || bin == 0) return static_cast<uint32_t>(bin);
+            *wanted -= here;
+        }
+    }
+
+    // take() for every element of a part of at least `bar`.
+    template <typename Take>
+    void sweep(int32_t part, uint32_t bar, const Take& take) const {
+        int32_t at[BLOCK];
+        float value[BLOCK];
+        for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
+                   [&](int64_t i, int64_t length) {
+                       Found found{at, value, 0, BLOCK};
+                       int64_t none = 0;
+                       blocks_.select(source_.g + i, source_.e_from(i), nullptr, length, i, bar, INFINITE, &found,
+                                      &none);
+                       for (int64_t j = 0; j < found.count; ++j) take(at[j], value[j], c_ != nullptr);
+                   });
+    }
+
+    // Writes what is above the bar and the first of its ties, each part at its own place.
+    template <typename Each>
+    void emit(uint32_t bar, const std::vector<int64_t>& above, const std::vector<int64_t>& equal,
+              const Each& each) {
+        std::vector<int64_t> place(threads_), ties(threads_);
+        int64_t left = k_, next = 0;
+        for (const int64_t count : above) left -= count;
+        for (int32_t part = 0; part < threads_; ++part) {
+            ties[part] = std::min(left, equal[part]);
+            left -= ties[part];
+            place[part] = next;
+            next += above[part] + ties[part];
+        }
+        for_parts(threads_, [&](int32_t part) {
+            int64_t to = place[part], ties_left = ties[part];
+            each(part, [&](int32_t index, float value, bool clear) {
+                const uint32_t key = key_of(value);
+                if (key < bar || (key == bar && ties_left-- <= 0)) return;
+                indices_[to] = index;
+                values_[to++] = value;
+                if (clear) c_[index] = 0;
+            });
+        });
+    }
+
+    uint32_t smallest(uint32_t bar) const {
+        if (k_ == 0) return INFINITE;
+        uint32_t least = MAGNITUDE;
+        if (taken_ != k_) return bar;
+        for (int64_t j = 0; j < k_; ++j) least = std::min(least, key_of(values_[j]));
+        return least;
+    }
+
+    const Blocks& blocks_;
+    const int32_t threads_;
+    Source source_;
+    float* const c_;
+    const int64_t n_, k_;
+    int32_t* const indices_;
+    float* const values_;
+    std::vector<Found> found_;
+    int64_t taken_ = 0;
+    bool full_ = false;
+};
+
+}  // namespace
+
+extern "C" {
+
+// Elements of the two work arrays for each thread: what a good guess can collect in one part.
+int64_t hpc_topk_room(int64_t n, int64_t k, int32_t threads) {
+    const int64_t part = ((n + BLOCK - 1) / BLOCK / threads + 1) * BLOCK;
+    return std::min(part, 2 * k + 65536) + 1;
+}
+
+int32_t hpc_add_topk(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
+                     int64_t k, float hint, int32_t* indices, float* values, int32_t* work_indices,
+                     float* work_values, int64_t room, float* threshold) {
+    *threshold = magnitude_of(INFINITE);
+    if (n == 0) return OK;
+    TopK topk(blocks_of(isa), threads, {g, e}, c, n, k, indices, values);
+    uint32_t key = INFINITE;
+    const Status status = topk.run(key_of(hint), work_indices, work_values, room, &key);
+    *threshold = magnitude_of(key);
+    return status;
+}
+
+// Elements above tau, compacted; their number in *count. indices and values have room for n.
+int32_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
+                          float tau, int32_t* indices, float* values, int64_t* count) {
+    const Blocks& blocks = blocks_of(isa);
+    const uint32_t bar = std::min(key_of(tau), INFINITE) + 1;
+    std::vector<Found> parts(threads);
+    std::vector<uint32_t> top(threads, 0);
+    for_parts(threads, [&](int32_t part) {
+        const int64_t begin = part_begin(n, threads, part), end = part_begin(n, threads, part + 1);
+        Found found{indices + begin, values + begin, 0, end - begin};
+        int64_t taken = 0;
+        for_blocks(begin, end, [&](int64_t i, int64_t length) {
+            top[part] = std::max(top[part], blocks.select(g + i, e ? e + i : nullptr, c ? c + i : nullptr, length,
+                                                          i, bar, bar, &found, &taken));
+        });
+        parts[part] = found;
+    });
+    int64_t total = 0;
+    for (const Found& found : parts) {
+        std::memmove(indices + total, found.indices, found.count * sizeof *indices);
+        std::memmove(values + total, found.values, found.count * sizeof *values);
+        total += found.count;
+    }
+    *count = total;
+    return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
+}
+
+}  // extern "C"
