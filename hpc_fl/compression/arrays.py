@@ -48,9 +48,9 @@ def as_output(x: Any, n: int, what: str = "output") -> Array:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """A NumPy or CuPy array as a torch tensor of the same memory."""
+    """A NumPy or CuPy array as a torch tensor of the same memory; a read-only one is copied."""
     if isinstance(array, np.ndarray):
-        return torch.from_numpy(array)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
     tensor: Tensor = torch.utils.dlpack.from_dlpack(array)
     return tensor
 
