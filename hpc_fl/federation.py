@@ -120,7 +120,7 @@ class Federation:
         ``stop``: this rank asks all to stop; the answer is in the result, the same on every rank.
         """
         cohort = self._cohort(self.round)
-        self._exchange.open(float(self._strategy.weights(self._samples[list(cohort)]).sum()))
+        self._exchange.open(self.round, float(self._strategy.weights(self._samples[list(cohort)]).sum()))
         for trained in self._train(cohort):
             with self._spans("encode"):
                 travelling = self._strategy.report(trained, self.state, self.parties)
@@ -128,8 +128,9 @@ class Federation:
                 self._exchange.add(trained.party_ids, travelling, weights, trained.loss)
             del trained, travelling  # its memory is free before the next parties train
         with self._spans("communicate"):
-            mixed = self._exchange.mix(stop=stop)
+            self._exchange.travel(stop=stop)
         with self._spans("decode"):
+            mixed = self._exchange.result()
             self._strategy.apply(self.params, mixed.buffers, self.state, self.model.trainable)
         self.round += 1
         return cohort, mixed
@@ -183,10 +184,13 @@ class Federation:
             "params": self.params,
             **{f"server.{k}": v for k, v in self.state.items()},
         }
-        kept = self._buffers.state()
+        kept = {
+            "buffer": self._buffers.state(),
+            "strategy": self.parties,
+            "exchange": self._exchange.state(),
+        }
         parties = {
-            party: {f"buffer.{k}": v for k, v in kept.get(party, {}).items()}
-            | {f"strategy.{k}": v for k, v in self.parties.get(party, {}).items()}
+            party: {f"{part}.{k}": v for part, of in kept.items() for k, v in of.get(party, {}).items()}
             for party in sorted(self._hosted)
         }
         meta: dict[str, Any] = {"best": self._best, "elapsed": self._records.elapsed}
@@ -201,6 +205,7 @@ class Federation:
             tensor.copy_(snapshot.tensors[f"server.{name}"])
         self._buffers.restore(_part(snapshot, "buffer."))
         self.parties.update(_part(snapshot, "strategy."))
+        self._exchange.restore(_part(snapshot, "exchange."))
 
 
 def _part(snapshot: Snapshot, prefix: str) -> PartyStates:

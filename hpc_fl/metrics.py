@@ -14,8 +14,8 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-KINDS: Final = ("allreduce", "control")
-"""Kinds of bytes: the exchange itself; the scores and these records."""
+KINDS: Final = ("allreduce", "allgather", "headers", "control")
+"""Kinds of bytes: the dense exchange; payloads, and what is around them; the scores and these records."""
 
 
 class RoundRecords:

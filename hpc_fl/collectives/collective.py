@@ -1,4 +1,4 @@
-"""What every collective is: a buffer on each rank -> the sum of all, on every rank."""
+"""What every reduction is: a buffer on each rank -> the sum of all, on every rank."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hpc_fl.compression.codec import Codec
-
 
 class Handle(Protocol):
     """A collective under way."""
 
     def wait(self) -> None:
-        """Returns when the buffer holds the sum. Raises :class:`TransportError` when a rank was lost."""
+        """Returns when it is complete. Raises :class:`TransportError` when a rank was lost."""
         ...
 
 
@@ -25,10 +23,6 @@ class Collective(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    def accepts(self, codec: Codec) -> bool:
-        """Whether what this codec encodes can travel this way; asked when a run is built."""
-        ...
 
     def allreduce(self, buffer: Tensor) -> None:
         """Sums ``buffer`` (n,) in place over all ranks, and waits."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from hpc_fl.collectives.collective import Handle
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression.codec import Codec
 from hpc_fl.telemetry.ledger import Ledger
 
 
@@ -34,9 +33,6 @@ class DenseAllreduce:
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
         self._transport = transport
         self._ledger = ledger
-
-    def accepts(self, codec: Codec) -> bool:
-        return codec.linear and codec.nbytes(1) == 4
 
     def allreduce(self, buffer: Tensor) -> None:
         self._charge(buffer)

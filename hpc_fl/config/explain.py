@@ -63,7 +63,9 @@ def _without_tags(loc: Sequence[str | int]) -> Iterator[str | int]:
             yield part
 
 
-_CHOICES: Final = frozenset(("data", "partition", "model", "cohort", "strategy"))
+_CHOICES: Final = frozenset(
+    ("data", "partition", "model", "cohort", "strategy", "codec", "sparsifier", "values")
+)
 
 
 def _keys_beside(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, model_validator
 
 from hpc_fl.config.data import Data, Digits, Dirichlet, Partition
+from hpc_fl.config.exchange import Exchange, exchange_problem
 from hpc_fl.config.section import Count, Named, Positive, Section, choice
 from hpc_fl.config.training import Cnn, FedAvg, Model, Strategy, Training, batching_problem
 
@@ -46,13 +47,6 @@ Cohort = Annotated[
     | Annotated[FixedRounds, Tag("fixed")],
     *choice("all"),
 ]
-
-
-class Exchange(Section):
-    """How updates travel."""
-
-    codec: Literal["identity"] = "identity"
-    collective: Literal["auto", "dense"] = "auto"
 
 
 class Evaluate(Section):
@@ -131,4 +125,6 @@ class Config(Section):
             raise ValueError(
                 f"training.executor: got 'vmap', which cannot be used: {problem}; expected loop or auto"
             )
+        if problem := exchange_problem(self.exchange):
+            raise ValueError(problem)
         return self

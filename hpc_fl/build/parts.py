@@ -1,4 +1,4 @@
-"""Configuration -> objects. The only place that knows components by their names."""
+"""Data, model and algorithm: configuration -> objects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ import torch
 from torch import nn
 
 from hpc_fl import data, models, strategies
-from hpc_fl.collectives import DenseAllreduce
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import Identity
 from hpc_fl.config import Config
 from hpc_fl.config.section import Named
 from hpc_fl.counter import key
-from hpc_fl.errors import ConfigError, DataError, ModelError
-from hpc_fl.exchange import Exchange
+from hpc_fl.errors import ConfigError, ModelError
 from hpc_fl.flat import FlatModel
-from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.training import auto
 from hpc_fl.training.batches import LocalSteps
 from hpc_fl.training.cohort import Cohort, Drawn, Everybody, Listed
@@ -217,21 +213,6 @@ def make_cohort(config: Config, partition: data.Partition) -> Cohort:
     return COHORTS[config.cohort.name](config.cohort, config, partition.sizes)
 
 
-def make_exchange(
-    config: Config, model: FlatModel, strategy: strategies.Strategy, transport: Transport, ledger: Ledger
-) -> Exchange:
-    """The configured way for updates to travel."""
-    del config  # one codec and one collective so far
-    return Exchange(
-        transport,
-        Identity(),
-        DenseAllreduce(transport, ledger),
-        n=model.n,
-        names=strategy.travels,
-        device=model.device,
-    )
-
-
 def pick_device(name: str, local_rank: int) -> torch.device:
     """The device of this rank: "auto" takes GPU local_rank modulo the number of GPUs, or the CPU. Raises
     :class:`ConfigError`.
@@ -248,11 +229,3 @@ def pick_device(name: str, local_rank: int) -> torch.device:
         raise ConfigError(f"device: got {name!r}, but there are {gpus} GPUs, numbered from 0")
     torch.cuda.set_device(device)
     return device
-
-
-def check_samples(parties: Parties) -> None:
-    """Raises :class:`DataError` where nothing could be trained or measured."""
-    if not len(parties.dataset.test):
-        raise DataError(f"{parties.dataset.name} has no held-out samples: give it x_test and y_test")
-    if not int(parties.partition.sizes.sum()):
-        raise DataError(f"{parties.dataset.name} has no training samples")

@@ -1,0 +1,8 @@
+"""The updates of all parties -> their weighted mean on every rank."""
+
+from hpc_fl.exchange.dense import DenseExchange
+from hpc_fl.exchange.encoders import Encoder, Plain
+from hpc_fl.exchange.exchange import Exchange, Mixed
+from hpc_fl.exchange.payloads import PayloadExchange
+
+__all__ = ["DenseExchange", "Encoder", "Exchange", "Mixed", "PayloadExchange", "Plain"]
