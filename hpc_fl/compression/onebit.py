@@ -20,7 +20,7 @@ from hpc_fl.compression.base import Base, inputs_of
 from hpc_fl.compression.codec import Buffer, Kept
 from hpc_fl.compression.payload import Payload
 from hpc_fl.compression.reading import Reading
-from hpc_fl.compression.sizes import bounds_of, check_segments
+from hpc_fl.compression.sizes import check_segments, lengths_of
 from hpc_fl.errors import CodecError
 
 
@@ -70,8 +70,7 @@ class OneBit(Base):
     def _layout(self, n: int) -> signs.Layout:
         if self.block is not None:
             return (self.block,)
-        bounds_of(self.segments, n)  # they sum to n, or an error says so
-        return (0, *(self.segments or (n,)))
+        return (0, *lengths_of(self.segments, n))
 
     @staticmethod
     def read(payload: Payload, like: Array) -> Reading:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hpc_fl.errors import CodecError
 
 MAX_META: Final = 65535 - 8
@@ -41,12 +38,12 @@ def check_segments(name: str, segments: tuple[int, ...]) -> None:
         raise CodecError(f"{name}: segments are 1 to {MAX_META} lengths of 0 or more; given: {segments[:8]}")
 
 
-def bounds_of(segments: tuple[int, ...] | None, n: int) -> NDArray[np.int64]:
-    """Where segments begin, and n: (len + 1,); one segment where None.
+def lengths_of(segments: tuple[int, ...] | None, n: int) -> tuple[int, ...]:
+    """The lengths of the segments of n elements; one segment where None.
 
     Raises :class:`CodecError` where they do not sum to n.
     """
     lengths = (n,) if segments is None else segments
     if sum(lengths) != n:
         raise CodecError(f"segments sum to {sum(lengths)}, the buffer has {n} elements")
-    return np.cumsum((0, *lengths), dtype=np.int64)
+    return lengths

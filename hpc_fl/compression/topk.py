@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar, Protocol
 
 from hpc_fl.backends import Array, backend_of
 from hpc_fl.compression.arrays import as_tensor
 from hpc_fl.compression.base import Inputs
-from hpc_fl.compression.sizes import amount, bounds_of, check_amount, check_segments
+from hpc_fl.compression.sizes import amount, check_amount, check_segments, lengths_of
 from hpc_fl.compression.sparse import Selected, Sparse
 from hpc_fl.errors import CodecError
 
@@ -75,29 +74,29 @@ class TopK(Sparse):
         return replace(self, ratio=self.schedule.ratio(round_, self.ratio), schedule=None)
 
     def contraction(self, n: int) -> float | None:
-        lengths = (n,) if self.segments is None else self.segments
+        lengths = lengths_of(self.segments, n)
         return min((self._taken(length) / length for length in lengths if length), default=1.0)
 
     def most(self, n: int) -> int:
-        return sum(map(self._taken, (n,) if self.segments is None else self.segments))
+        return sum(map(self._taken, lengths_of(self.segments, n)))
 
     def select(self, g: Array, before: Inputs | None) -> Selected:
-        backend, bounds = backend_of(g), bounds_of(self.segments, g.size).tolist()
-        taken = [self._taken(stop - start) for start, stop in pairwise(bounds)]
+        backend, lengths = backend_of(g), lengths_of(self.segments, g.size)
+        taken = list(map(self._taken, lengths))
         indices, values = backend.empty(sum(taken), "int32"), backend.empty(sum(taken), "float32")
         found = backend.empty(len(taken), "float32")
         hints = before.kept.get("hint") if before is not None else None
         if hints is not None and hints.size != found.size:
             raise CodecError(f"hint: {hints.size} segments kept, this codec has {found.size}")
-        place = 0
-        for s, k in enumerate(taken):
-            part, slot = slice(bounds[s], bounds[s + 1]), slice(place, place + k)
+        start = place = 0
+        for s, (length, k) in enumerate(zip(lengths, taken, strict=True)):
+            part, slot = slice(start, start + length), slice(place, place + k)
             e = None if before is None or before.e is None else before.e[part]
             c = None if before is None else before.c[part]
             hint = 0.0 if hints is None else hints[s]
             found[s] = backend.add_topk(g[part], e, c, indices[slot], values[slot], hint)
-            indices[slot] += bounds[s]
-            place += k
+            indices[slot] += start
+            start, place = start + length, place + k
         backend.check()
         return Selected(indices, values, {"hint": as_tensor(found)})
 
