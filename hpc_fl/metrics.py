@@ -14,8 +14,11 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-KINDS: Final = ("allreduce", "allgather", "headers", "control")
-"""Kinds of bytes: the dense exchange; payloads, and what is around them; the scores and these records."""
+EXCHANGE_KINDS: Final = ("allreduce", "allgather", "headers")
+"""Kinds of bytes of an exchange: dense; payloads, and what is around them."""
+
+KINDS: Final = (*EXCHANGE_KINDS, "control")
+"""The last one: the scores and these records."""
 
 
 class RoundRecords:

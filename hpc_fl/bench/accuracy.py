@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from hpc_fl.bench.record import Record
 from hpc_fl.errors import ConfigError, HpcFlError
+from hpc_fl.metrics import EXCHANGE_KINDS
 
 CONFIGS: Final = Path(__file__).parents[2] / "configs"
 """The folder of a source checkout; an installed package does not have it."""
@@ -47,7 +49,7 @@ def run(options: dict[str, str]) -> list[Record]:
             raise ConfigError(f"bench accuracy: case: got {name!r}, expected one of {', '.join(BARS)}")
         bar = BARS[name]
         rounds = int(options.get("rounds", bar.rounds))
-        runs = [_train(folder / bar.config, seed, rounds, ranks) for seed in seeds]
+        runs = [train(folder / bar.config, seed, rounds, ranks) for seed in seeds]
         reached = [100 * run["accuracy"] for run in runs]
         records.append(
             Record.at_least(
@@ -64,15 +66,19 @@ def run(options: dict[str, str]) -> list[Record]:
     return records
 
 
-def _train(config: Path, seed: int, rounds: int, ranks: int) -> dict[str, Any]:
-    """One run of ``hpc-fl train``: its last record, and what it was started with."""
+def train(config: Path, seed: int, rounds: int, ranks: int, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """One run of ``hpc-fl train``: the accuracy at its end (0 to 1), parameters, threads of a rank, and bytes
+    of the last round's exchange that the rank sent which sent most.
+
+    Raises :class:`ConfigError` where the configuration is not found, :class:`HpcFlError` when the run fails.
+    """
     if not config.exists():
         raise ConfigError(f"{config}: not found; bench accuracy configs=FOLDER says where the examples are")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         quiet = [f"telemetry.{key}=false" for key in ("progress", "tensorboard", "report")]
-        settings = [f"seed={seed}", f"rounds={rounds}", "evaluate.parties=false", *quiet]
-        command = [sys.executable, "-m", "hpc_fl", "train", str(config), *settings]
+        fixed = [f"seed={seed}", f"rounds={rounds}", "evaluate.parties=false", *quiet]
+        command = [sys.executable, "-m", "hpc_fl", "train", str(config), *fixed, *settings]
         command += ["-n", str(ranks), "--run-dir", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -82,7 +88,7 @@ def _train(config: Path, seed: int, rounds: int, ranks: int) -> dict[str, Any]:
         "accuracy": last["accuracy"],
         "parameters": first["parameters"],
         "threads": int(first["facts"]["threads"]),
-        "bytes": max(last["bytes_sent"]["allreduce"]),
+        "bytes": max(map(sum, zip(*(last["bytes_sent"][kind] for kind in EXCHANGE_KINDS), strict=True))),
     }
 
 
