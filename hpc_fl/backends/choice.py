@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
 
 from hpc_fl.backends.backend import Backend
 from hpc_fl.backends.checks import Checked
+from hpc_fl.backends.cuda import Cuda
 from hpc_fl.backends.library import find_library
 from hpc_fl.backends.native import Native
 from hpc_fl.backends.reference import Reference
@@ -41,4 +43,6 @@ def cpu() -> Backend:
 
 @cache
 def _cuda() -> Backend:
-    raise ConfigError("the kernels have no CUDA backend yet; move the buffers to the CPU")
+    """The kernels on CuPy arrays. Raises :class:`ConfigError` without CuPy, or without a GPU."""
+    backend = Cuda()  # says what to install where there is no CuPy
+    return Checked(backend, import_module("cupy").ndarray)
