@@ -134,11 +134,11 @@ class Backend(Protocol):
     ) -> None:
         """``width`` (2 to 8) bits an element, stochastically rounded, a scale for each ``block`` elements.
 
-        scale = the largest \\|c\\| of the block; unit = scale / L with L = 2^(width-1) - 1 levels; q =
-        min(L, floor(\\|c\\| / scale * L + u)) in float32 in this order, with u = :func:`uniform` (key, i); 0
-        where the scale is 0. The code is q, with bit width - 1 set where c's sign bit is. Eight codes fill
-        ``width`` bytes, the first in the lowest bits; ``block`` is a multiple of 8; codes past n are 0. ``c``
-        receives c - copysign(q * unit, c).
+        scale = the largest \\|c\\| of the block; unit = scale / L with L = 2^(width-1) - 1 levels; inverse =
+        min(L / scale, the largest float); q = min(L, floor(\\|c\\| * inverse + u)), all in float32, with u =
+        :func:`uniform` (key, i). The code is q, with bit width - 1 set where c's sign bit is. Eight codes
+        fill ``width`` bytes, the first in the lowest bits; ``block`` is a multiple of 8; codes past n are 0.
+        ``c`` receives c - copysign(q * unit, c).
         """
         ...
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from hpc_fl.backends.backend import Array, Backend
 from hpc_fl.errors import CodecError
 
+_INT32, _INT64, _UINT8, _FLOAT32 = (np.dtype(name) for name in ("int32", "int64", "uint8", "float32"))
 MAX_N: Final = 2**31 - 1
 WIDTHS: Final = range(2, 9)
 
@@ -41,8 +44,8 @@ class Checked:
         hint: float | Array = 0.0,
     ) -> float | Array:
         n = self._update(g, e, c)
-        k = self._array("indices", indices, "int32")
-        self._array("values", values, "float32", k)
+        k = self._array("indices", indices, _INT32)
+        self._array("values", values, _FLOAT32, k)
         if k > n:
             raise CodecError(f"top-k: k = {k} of a buffer of {n} elements; at most {n}")
         return self._backend.add_topk(g, e, c, indices, values, hint)
@@ -51,8 +54,8 @@ class Checked:
         self, g: Array, e: Array | None, c: Array | None, tau: float, indices: Array, values: Array
     ) -> int:
         n = self._update(g, e, c)
-        self._array("indices", indices, "int32", n)
-        self._array("values", values, "float32", n)
+        self._array("indices", indices, _INT32, n)
+        self._array("values", values, _FLOAT32, n)
         if not tau >= 0:
             raise CodecError(f"threshold: {tau} given, 0 or more expected")
         return self._backend.add_threshold(g, e, c, tau, indices, values)
@@ -69,39 +72,39 @@ class Checked:
     ) -> None:
         n = self._update(g, e, c)
         segments = self._bounds(bounds, n)
-        self._array("bits", bits, "uint8", -(-n // 8))
-        self._array("scales", scales, "float32", segments)
+        self._array("bits", bits, _UINT8, -(-n // 8))
+        self._array("scales", scales, _FLOAT32, segments)
         if (e is None) != (e_scales is None):
             raise CodecError("sign: what was kept back and its scales go together: give both or neither")
         if e_scales is not None:
-            self._array("e_scales", e_scales, "float32", segments)
+            self._array("e_scales", e_scales, _FLOAT32, segments)
         self._backend.add_sign(g, e, e_scales, c, bounds, bits, scales)
 
     def sign_residual(self, c: Array, bounds: Array, scales: Array, out: Array) -> None:
-        n = self._array("c", c, "float32")
-        self._array("scales", scales, "float32", self._bounds(bounds, n))
-        self._array("out", out, "float32", n)
+        n = self._array("c", c, _FLOAT32)
+        self._array("scales", scales, _FLOAT32, self._bounds(bounds, n))
+        self._array("out", out, _FLOAT32, n)
         self._backend.sign_residual(c, bounds, scales, out)
 
     def add_signs(self, bits: Array, bounds: Array, scales: Array, weight: float, out: Array) -> None:
-        n = self._array("out", out, "float32")
-        self._array("scales", scales, "float32", self._bounds(bounds, n))
-        self._array("bits", bits, "uint8", -(-n // 8))
+        n = self._array("out", out, _FLOAT32)
+        self._array("scales", scales, _FLOAT32, self._bounds(bounds, n))
+        self._array("bits", bits, _UINT8, -(-n // 8))
         self._backend.add_signs(bits, bounds, scales, weight, out)
 
     def majority(self, rows: Array, out: Array) -> None:
         self._own("rows", rows)
-        if rows.ndim != 2 or rows.dtype != "uint8" or not rows.flags.c_contiguous or not len(rows):
+        if rows.ndim != 2 or rows.dtype != _UINT8 or not rows.flags.c_contiguous or not len(rows):
             raise CodecError(
                 f"rows: {rows.dtype} {tuple(rows.shape)} given, contiguous uint8 (m, nbytes) expected"
             )
-        self._array("out", out, "uint8", rows.shape[1])
+        self._array("out", out, _UINT8, rows.shape[1])
         self._backend.majority(rows, out)
 
     def scatter_add(self, indices: Array, values: Array, weight: float, out: Array) -> None:
-        k = self._array("indices", indices, "int32")
-        self._array("values", values, "float32", k)
-        self._array("out", out, "float32")
+        k = self._array("indices", indices, _INT32)
+        self._array("values", values, _FLOAT32, k)
+        self._array("out", out, _FLOAT32)
         self._backend.scatter_add(indices, values, weight, out)
 
     def merge_add(
@@ -113,11 +116,11 @@ class Checked:
         indices: Array,
         values: Array,
     ) -> int:
-        a, b = self._array("a_indices", a_indices, "int32"), self._array("b_indices", b_indices, "int32")
-        self._array("a_values", a_values, "float32", a)
-        self._array("b_values", b_values, "float32", b)
-        self._array("indices", indices, "int32", a + b)
-        self._array("values", values, "float32", a + b)
+        a, b = self._array("a_indices", a_indices, _INT32), self._array("b_indices", b_indices, _INT32)
+        self._array("a_values", a_values, _FLOAT32, a)
+        self._array("b_values", b_values, _FLOAT32, b)
+        self._array("indices", indices, _INT32, a + b)
+        self._array("values", values, _FLOAT32, a + b)
         return self._backend.merge_add(a_indices, a_values, b_indices, b_values, indices, values)
 
     def add_quantize(
@@ -140,35 +143,35 @@ class Checked:
     def add_dequantized(
         self, codes: Array, scales: Array, width: int, block: int, weight: float, out: Array
     ) -> None:
-        self._quantized(self._array("out", out, "float32"), width, block, codes, scales)
+        self._quantized(self._array("out", out, _FLOAT32), width, block, codes, scales)
         self._backend.add_dequantized(codes, scales, width, block, weight, out)
 
     def encode_gaps(self, indices: Array, out: Array) -> int:
-        k = self._array("indices", indices, "int32")
-        self._array("out", out, "uint8", 5 * k)
+        k = self._array("indices", indices, _INT32)
+        self._array("out", out, _UINT8, 5 * k)
         return self._backend.encode_gaps(indices, out)
 
     def decode_gaps(self, code: Array, n: int, indices: Array) -> None:
-        self._array("code", code, "uint8")
-        self._array("indices", indices, "int32")
+        self._array("code", code, _UINT8)
+        self._array("indices", indices, _INT32)
         self._backend.decode_gaps(code, n, indices)
 
     def encode_mask(self, indices: Array, mask: Array) -> None:
-        self._array("indices", indices, "int32")
-        self._array("mask", mask, "uint8")
+        self._array("indices", indices, _INT32)
+        self._array("mask", mask, _UINT8)
         self._backend.encode_mask(indices, mask)
 
     def decode_mask(self, mask: Array, n: int, indices: Array) -> None:
-        self._array("mask", mask, "uint8", -(-n // 8))
-        self._array("indices", indices, "int32")
+        self._array("mask", mask, _UINT8, -(-n // 8))
+        self._array("indices", indices, _INT32)
         self._backend.decode_mask(mask, n, indices)
 
     def _update(self, g: Array, e: Array | None, c: Array | None) -> int:
-        n = self._array("update", g, "float32")
+        n = self._array("update", g, _FLOAT32)
         if e is not None:
-            self._array("residual", e, "float32", n)
+            self._array("residual", e, _FLOAT32, n)
         if c is not None:
-            self._array("next residual", c, "float32", n)
+            self._array("next residual", c, _FLOAT32, n)
             if c is e:
                 raise CodecError("next residual: the memory of the residual itself; it must stay as it was")
         if n > MAX_N:
@@ -180,22 +183,28 @@ class Checked:
             raise CodecError(f"width: {width} bits given, 2 to 8 expected")
         if block < 8 or block % 8:
             raise CodecError(f"block: {block} given, a multiple of 8 expected")
-        self._array("codes", codes, "uint8", -(-n // 8) * width)
-        self._array("scales", scales, "float32", -(-n // block))
+        self._array("codes", codes, _UINT8, -(-n // 8) * width)
+        self._array("scales", scales, _FLOAT32, -(-n // block))
 
     def _bounds(self, bounds: Array, n: int) -> int:
         """The number of segments. Bounds are made by codecs, which know them to ascend from 0 to n."""
-        return self._array("bounds", bounds, "int64") - 1
+        return self._array("bounds", bounds, _INT64) - 1
 
-    def _array(self, what: str, x: Any, dtype: str, size: int | None = None) -> int:
+    def _array(self, what: str, x: Any, dtype: np.dtype[Any], size: int | None = None) -> int:
         self._own(what, x)
-        if x.ndim != 1 or x.dtype != dtype or not x.flags.c_contiguous or size not in (None, x.size):
+        found = x.size
+        if (
+            x.ndim != 1
+            or x.dtype != dtype
+            or not x.flags.c_contiguous
+            or (size is not None and size != found)
+        ):
             length = "(n,)" if size is None else f"({size},)"
             raise CodecError(
                 f"{what}: {x.dtype} {tuple(x.shape)}{'' if x.flags.c_contiguous else ' with gaps'} given, "
                 f"contiguous {dtype} {length} expected"
             )
-        return int(x.size)
+        return int(found)
 
     def _own(self, what: str, x: Any) -> None:
         if not isinstance(x, self._kind):

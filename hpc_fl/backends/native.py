@@ -22,6 +22,8 @@ Bounds = NDArray[np.int64]
 
 _PER_THREAD: Final = 65_536
 """Elements below which another thread costs more than it saves (it takes about 10 us to start)."""
+_address: Final = ctypes.addressof
+_first_byte: Final = ctypes.c_char.from_buffer
 _BAD_INDEX: Final = 2
 _BAD_VALUE: Final = 3
 """As in kernels/cpu/parts.h."""
@@ -210,7 +212,12 @@ class Native:
 
 def _at(array: NDArray[Any] | None) -> int | None:
     """The address of the first element."""
-    return None if array is None else array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+    if array is None:
+        return None
+    try:
+        return _address(_first_byte(array))  # a third of the time of what follows
+    except (TypeError, ValueError):  # read-only, or empty
+        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _refuse_spoilt(status: int) -> None:

@@ -120,9 +120,9 @@ class Reference:
         starts = np.arange(0, n, block)
         scales[:] = np.maximum.reduceat(np.abs(total), starts) if n else 0
         scale = np.repeat(scales, block)[:n]
-        share = np.abs(total) / np.where(scale > 0, scale, np.float32(1))
-        q = np.minimum(np.floor(share * levels + uniform(key, 0, n)), levels)
-        q[scale == 0] = 0
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.minimum(levels / scale, np.finfo(np.float32).max)
+        q = np.minimum(np.floor(np.abs(total) * inverse + uniform(key, 0, n)), levels)
         code = q.astype(np.uint8) | (np.signbit(total).astype(np.uint8) << np.uint8(width - 1))
         planes = (code[:, None] >> np.arange(width, dtype=np.uint8)) & np.uint8(1)
         padded = np.zeros((-(-n // 8) * 8, width), np.uint8)

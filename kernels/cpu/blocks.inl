@@ -4,12 +4,13 @@
 //   uint32_t negative(F x)        bit i: the sign bit of x[i]
 //   uint64_t squeeze(uint64_t x, int width)   the lowest `width` bits of each byte, side by side
 //   uint64_t spread(uint64_t x, int width)    its inverse
+//   I codes_of(const uint64_t* eights, int64_t part)   vector number `part` of the bytes, widened
 // No header with inline functions may be included there: the linker could keep the copy that was compiled for
 // the larger instruction set, and run it on a machine that lacks it.
 
 namespace {
 
-constexpr int64_t AHEAD = 256;  // elements to ask for before they are needed: 4 % of a pass on one core
+constexpr int64_t AHEAD = 512;  // elements to ask for before they are needed: 4 % of a pass on one core
 
 inline F load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, F x) { *reinterpret_cast<Unaligned*>(p) = x; }
@@ -58,21 +59,21 @@ inline bool append(Found* found, int64_t index, float value) {
 template <bool has_e, bool has_c>
 uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
                    uint32_t upper, Found* found, int64_t* taken) {
-    constexpr int64_t GROUP = 64;
+    constexpr int64_t SPAN = 64;
     const I bar = I{} + static_cast<int32_t>(lower);
     I top{};
     uint32_t rest_top = 0;
     int64_t i = 0;
-    float group[GROUP];
+    float group[SPAN];
     const auto emit = [&](int64_t at, float value) {
         if (append(found, first + at, value) && key_of(value) >= upper) {
             ++*taken;
             if (has_c) c[at] = 0;
         }
     };
-    for (; i + GROUP <= n; i += GROUP) {
+    for (; i + SPAN <= n; i += SPAN) {
         uint64_t hits = 0;
-        for (int j = 0; j < GROUP; j += W) {
+        for (int j = 0; j < SPAN; j += W) {
             ask_for(g + i + j);
             if (has_e) ask_for(e + i + j);
             const F x = has_e ? load(g + i + j) + load(e + i + j) : load(g + i + j);
@@ -125,14 +126,14 @@ void count(const float* g, const float* e, int64_t n, uint32_t bar, int64_t* abo
 template <bool has_e, bool has_c>
 uint32_t sign_in(const float* g, const float* e, float scale, float* c, int64_t n, uint8_t* bits, double* sum) {
     // Sums of 16 elements in float32, then float64: within 1e-6 whatever the data.
-    constexpr int64_t GROUP = 4 * W, SPAN = 16 * GROUP;
+    constexpr int64_t FOUR = 4 * W, SPAN = 16 * FOUR;
     const F size = F{} + scale;
     I top{};
     int64_t i = 0;
-    while (n - i >= GROUP) {
-        const int64_t stop = n - i >= SPAN ? i + SPAN : i + (n - i) / GROUP * GROUP;
+    while (n - i >= FOUR) {
+        const int64_t stop = n - i >= SPAN ? i + SPAN : i + (n - i) / FOUR * FOUR;
         F part[4] = {};
-        for (; i < stop; i += GROUP) {
+        for (; i < stop; i += FOUR) {
             uint64_t word = 0;
             for (int k = 0; k < 4; ++k) {
                 const int64_t at = i + k * W;
@@ -148,7 +149,7 @@ uint32_t sign_in(const float* g, const float* e, float scale, float* c, int64_t 
                 part[k] += float_of(magnitude(x));
                 word |= static_cast<uint64_t>(negative(x)) << (k * W);
             }
-            __builtin_memcpy(bits + i / 8, &word, GROUP / 8);
+            __builtin_memcpy(bits + i / 8, &word, FOUR / 8);
         }
         const F total = (part[0] + part[1]) + (part[2] + part[3]);
         for (int k = 0; k < W; ++k) *sum += total[k];
@@ -225,84 +226,95 @@ inline F uniform(U i, uint32_t k0, uint32_t k1) {
     x += k1;
     x *= 0x846ca68bu;
     x ^= x >> 16;
-    return __builtin_convertvector((I)x >> 8 & 0xffffff, F) * 0x1p-24f;
+    return __builtin_convertvector((I)(x >> 8), F) * 0x1p-24f;
 }
 
-// Code and loss of W elements.
-inline I quantized(F x, F scale, F levels, F unit, F random, int width, F* lost) {
-    const F size = float_of(magnitude(x));
-    const F share = size / scale * levels + random;
-    const F capped = share < levels ? share : levels;
-    const I q = __builtin_convertvector(capped, I);  // rounds towards zero, which is down
-    *lost = x - with_sign(__builtin_convertvector(q, F) * unit, x);
-    return q | (I)((U)x >> 31) << (width - 1);
-}
+// Elements that are quantised together: whole vectors, and whole words of eight codes.
+constexpr int64_t GROUP = W < 8 ? 8 : W;
+constexpr int64_t WORDS = GROUP / 8;
+
+struct Quantizer {
+    F inverse, levels, unit;
+    int width;
+    uint32_t k0, k1;
+
+    // The codes of GROUP elements, one a byte, and what is lost of them (nothing is written to null).
+    void group(const float* x, float* lost, uint32_t first, uint8_t* bytes) const {
+        U lane;
+        for (int j = 0; j < W; ++j) lane[j] = static_cast<uint32_t>(j);
+        for (int64_t j = 0; j < GROUP; j += W) {
+            const F v = load(x + j);
+            const F random = uniform(lane + (first + static_cast<uint32_t>(j)), k0, k1);
+            const F share = float_of(magnitude(v)) * inverse + random;
+            const I q = __builtin_convertvector(share < levels ? share : levels, I);  // towards zero: down
+            if (lost) store(lost + j, v - with_sign(__builtin_convertvector(q, F) * unit, v));
+            const Bytes code = __builtin_convertvector(q | (I)((U)v >> 31) << (width - 1), Bytes);
+            __builtin_memcpy(bytes + j, &code, W);
+        }
+    }
+};
 
 void quantize(const float* total, float* c, int64_t n, int64_t first, int width, float scale, uint64_t key,
               uint8_t* codes) {
     const float levels = static_cast<float>((1 << (width - 1)) - 1);
-    const float unit = scale / levels;
-    const F divisor = F{} + (scale > 0 ? scale : 1);  // a block of zeros has zeros for codes
-    U lane;
-    for (int j = 0; j < W; ++j) lane[j] = static_cast<uint32_t>(j);
-    alignas(64) uint8_t bytes[W < 8 ? 8 : W];
-    for (int64_t i = 0; i < n; i += W < 8 ? 8 : W) {
-        const int64_t end = n - i < static_cast<int64_t>(sizeof bytes) ? n - i : sizeof bytes;
-        __builtin_memset(bytes, 0, sizeof bytes);
-        for (int64_t j = 0; j < end; j += W) {
-            const int64_t lanes = end - j < W ? end - j : W;
-            float edge[W] = {};
-            const float* from = total + i + j;
-            if (lanes < W) {
-                __builtin_memcpy(edge, from, lanes * 4);
-                from = edge;
-            }
-            const uint64_t at = static_cast<uint64_t>(first + i + j);
-            const uint32_t k0 = static_cast<uint32_t>(key) + static_cast<uint32_t>(at >> 32) * 0x9e3779b9u;
-            const F random = uniform(lane + static_cast<uint32_t>(at), k0, static_cast<uint32_t>(key >> 32));
-            F lost;
-            const I code = quantized(load(from), divisor, F{} + levels, F{} + unit, random, width, &lost);
-            const Bytes packed = __builtin_convertvector(code, Bytes);
-            __builtin_memcpy(bytes + j, &packed, lanes);
-            if (!c) continue;
-            if (lanes == W) store(c + i + j, lost);
-            else __builtin_memcpy(c + i + j, &lost, lanes * 4);
-        }
-        for (int64_t j = 0; j < end; j += 8) {
+    const float exact = levels / scale;  // infinite where the scale is 0 or hardly more
+    const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(first) >> 32);
+    const Quantizer quantizer{F{} + (exact < __FLT_MAX__ ? exact : __FLT_MAX__), F{} + levels,
+                              F{} + scale / levels, width, static_cast<uint32_t>(key) + high * 0x9e3779b9u,
+                              static_cast<uint32_t>(key >> 32)};
+    uint8_t* const end = codes + (n + 7) / 8 * width;
+    alignas(64) uint8_t code[GROUP];
+    const auto pack = [&](int64_t words) {
+        for (int64_t j = 0; j < words; ++j, codes += width) {
             uint64_t eight;
-            __builtin_memcpy(&eight, bytes + j, 8);
+            __builtin_memcpy(&eight, code + 8 * j, 8);
             const uint64_t word = squeeze(eight, width);
-            __builtin_memcpy(codes + (i + j) / 8 * width, &word, width);
+            // In one piece, where what follows is ours and yet to be written.
+            if (end - codes >= 8) __builtin_memcpy(codes, &word, 8);
+            else __builtin_memcpy(codes, &word, width);
         }
+    };
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) {
+        quantizer.group(total + i, c ? c + i : nullptr, static_cast<uint32_t>(first + i), code);
+        pack(WORDS);
     }
+    if (i == n) return;
+    float rest[GROUP] = {}, lost[GROUP];
+    __builtin_memcpy(rest, total + i, (n - i) * 4);
+    quantizer.group(rest, lost, static_cast<uint32_t>(first + i), code);
+    pack((n - i + 7) / 8);
+    if (c) __builtin_memcpy(c + i, lost, (n - i) * 4);
 }
 
 void dequantize(const uint8_t* codes, int width, float scale, float weight, float* out, int64_t n) {
-    const float unit = scale / static_cast<float>((1 << (width - 1)) - 1);
-    const int32_t size_bits = (1 << (width - 1)) - 1;
-    constexpr int64_t GROUP = W < 8 ? 8 : W;
-    for (int64_t i = 0; i < n; i += GROUP) {
-        const int64_t end = n - i < GROUP ? n - i : GROUP;
-        alignas(64) uint8_t bytes[GROUP] = {};
-        for (int64_t j = 0; j < end; j += 8) {
+    const int32_t levels = (1 << (width - 1)) - 1;
+    const F unit = F{} + scale / static_cast<float>(levels);
+    const uint8_t* const end = codes + (n + 7) / 8 * width;
+    const auto add_group = [&](float* to, int64_t words) {
+        uint64_t eights[WORDS] = {};
+        for (int64_t j = 0; j < words; ++j, codes += width) {
             uint64_t word = 0;
-            __builtin_memcpy(&word, codes + (i + j) / 8 * width, width);
-            const uint64_t eight = spread(word, width);
-            __builtin_memcpy(bytes + j, &eight, 8);
+            if (end - codes >= 8) __builtin_memcpy(&word, codes, 8);
+            else __builtin_memcpy(&word, codes, width);
+            eights[j] = spread(word, width);
         }
-        for (int64_t j = 0; j < end; j += W) {
-            Bytes packed;
-            __builtin_memcpy(&packed, bytes + j, W);
-            const I code = __builtin_convertvector(packed, I);
-            const F size = __builtin_convertvector(code & size_bits, F) * unit;
-            const F value = float_of(bits_of(size) | (code >> (width - 1)) << 31) * weight;
-            if (end - j >= W) {
-                store(out + i + j, load(out + i + j) + value);
-            } else {
-                for (int64_t k = 0; k < end - j; ++k) out[i + j + k] += value[k];
-            }
+        for (int64_t j = 0; j < GROUP; j += W) {
+            const I q = codes_of(eights, j / W);
+            const F size = __builtin_convertvector(q & levels, F) * unit;
+            store(to + j, load(to + j) + float_of(bits_of(size) | (q >> (width - 1)) << 31) * weight);
         }
+    };
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) {
+        ask_for(out + i);
+        add_group(out + i, WORDS);
     }
+    if (i == n) return;
+    float rest[GROUP] = {};
+    __builtin_memcpy(rest, out + i, (n - i) * 4);
+    add_group(rest, (n - i + 7) / 8);
+    __builtin_memcpy(out + i, rest, (n - i) * 4);
 }
 
 constexpr Blocks table(const char* name, bool (*supported)()) {

@@ -21,6 +21,10 @@ inline uint64_t low_bits(int width) { return ((1ull << width) - 1) * 0x010101010
 inline uint64_t squeeze(uint64_t x, int width) { return _pext_u64(x, low_bits(width)); }
 inline uint64_t spread(uint64_t x, int width) { return _pdep_u64(x, low_bits(width)); }
 
+inline I codes_of(const uint64_t* eights, int64_t part) {
+    return (I)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(eights[part])));
+}
+
 bool supported() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("popcnt");

@@ -34,6 +34,12 @@ inline uint64_t spread(uint64_t x, int width) {
     return bytes;
 }
 
+inline I codes_of(const uint64_t* eights, int64_t part) {
+    I codes;
+    for (int i = 0; i < W; ++i) codes[i] = static_cast<int32_t>(eights[0] >> (8 * (W * part + i)) & 0xff);
+    return codes;
+}
+
 }  // namespace
 #include "blocks.inl"
 

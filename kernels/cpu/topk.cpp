@@ -6,12 +6,15 @@
 //           while it is in the cache
 //   choose  the k-th largest magnitude among those collected; take what is above, and ties by lower index
 //
-// The counts prove the guess right or wrong. A wrong one is undone and followed by the next: hint, sample, and
-// at last a radix selection over three histograms, which no data can mislead.
+// The counts prove the guess right or wrong. A wrong one is undone and followed by the next: hint, then sample.
+// What misleads a sample is ties: more elements of one magnitude than there is room for. It then is one of the
+// two of the guess, and counting what is above and equal tells which; at last comes a radix selection over
+// three histograms, which no data can mislead.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "parts.h"
@@ -63,7 +66,9 @@ class TopK {
             }
             undo(guess);
         }
-        *threshold = select_exactly();
+        const Guess& tied = guesses[1];
+        if (!take_from(tied.lower) && !take_from(tied.upper - 1)) take_from(kth_magnitude());
+        *threshold = smallest();
         return OK;
     }
 
@@ -78,6 +83,7 @@ class TopK {
 
     // Quantiles of a stratified sample, four standard deviations below and above k / n.
     Guess sampled() const {
+        if (n_ <= BLOCK) return {0, MAGNITUDE};  // all of them are quickly looked at
         const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 1024, 32768));
         std::vector<uint32_t> keys(size);
         uint64_t state = 0x9e3779b97f4a7c15;
@@ -118,8 +124,7 @@ class TopK {
             found_[part] = found;
         });
         full_ = full && n_ > 0;
-        taken_ = 0;
-        for (const int64_t count : taken) taken_ += count;
+        taken_ = std::accumulate(taken.begin(), taken.end(), int64_t{0});
         if (c_) source_ = {c_, nullptr};
         return *std::max_element(top.begin(), top.end()) < INFINITE;
     }
@@ -158,21 +163,16 @@ class TopK {
                 equal[part] += key_of(found.values[j]) == bar;
             }
         });
-        emit(bar, above, equal, [&](int32_t part, const auto& take) {
+        emit(bar, above, equal, [&](int32_t part, const int64_t*, const auto& take) {
             const Found& found = found_[part];
             for (int64_t j = 0; j < found.count; ++j)
                 take(found.indices[j], found.values[j], c_ && key_of(found.values[j]) < guess.upper);
         });
-        return smallest(bar);
+        return smallest();
     }
 
-    // The k-th largest magnitude by 11, 10 and 10 bits, then all that is above it and the first of its ties.
-    uint32_t select_exactly() {
-        uint32_t prefix = 0;
-        int64_t wanted = k_;
-        for (const Digit& digit : {Digit{20, 11}, Digit{10, 10}, Digit{0, 10}})
-            prefix = (prefix << digit.bits) + descend(digit, prefix, &wanted);
-        const uint32_t bar = prefix;
+    // Takes what is above `bar` and the first of its ties, if these are the k largest.
+    bool take_from(uint32_t bar) {
         std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
         for_parts(threads_, [&](int32_t part) {
             for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
@@ -180,8 +180,19 @@ class TopK {
                            blocks_.count(source_.g + i, source_.e_from(i), length, bar, &above[part], &equal[part]);
                        });
         });
-        emit(bar, above, equal, [&](int32_t part, const auto& take) { sweep(part, bar, take); });
-        return smallest(bar);
+        const int64_t more = std::accumulate(above.begin(), above.end(), int64_t{0});
+        if (more > k_ || more + std::accumulate(equal.begin(), equal.end(), int64_t{0}) < k_) return false;
+        emit(bar, above, equal, [&](int32_t part, const int64_t* ties, const auto& take) { sweep(part, bar, ties, take); });
+        return true;
+    }
+
+    // The k-th largest magnitude, by 11, 10 and 10 bits.
+    uint32_t kth_magnitude() const {
+        uint32_t prefix = 0;
+        int64_t wanted = k_;
+        for (const Digit& digit : {Digit{20, 11}, Digit{10, 10}, Digit{0, 10}})
+            prefix = (prefix << digit.bits) + descend(digit, prefix, &wanted);
+        return prefix;
     }
 
     struct Digit {
@@ -191,10 +202,10 @@ class TopK {
     // The digit of the wanted-th largest of those that begin with `prefix`; *wanted becomes its rank below.
     uint32_t descend(const Digit& digit, uint32_t prefix, int64_t* wanted) const {
         const int64_t bins = int64_t{1} << digit.bits;
-        std::vector<std::vector<int64_t>> counts(threads_);
+        std::vector<std::vector<uint32_t>> counts(threads_);
         for_parts(threads_, [&](int32_t part) {
             counts[part].assign(4 * bins, 0);
-            int64_t* const count = counts[part].data();
+            uint32_t* const count = counts[part].data();
             const int64_t end = part_begin(n_, threads_, part + 1);
             for (int64_t i = part_begin(n_, threads_, part); i < end; ++i) {
                 const uint32_t key = key_of(source_.at(i)) >> digit.shift;
@@ -211,17 +222,17 @@ class TopK {
         }
     }
 
-    // take() for every element of a part of at least `bar`.
+    // take() for the elements of a part of at least `bar`, and above it when no more ties are wanted.
     template <typename Take>
-    void sweep(int32_t part, uint32_t bar, const Take& take) const {
+    void sweep(int32_t part, uint32_t bar, const int64_t* ties, const Take& take) const {
         int32_t at[BLOCK];
         float value[BLOCK];
         for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
                    [&](int64_t i, int64_t length) {
                        Found found{at, value, 0, BLOCK};
                        int64_t none = 0;
-                       blocks_.select(source_.g + i, source_.e_from(i), nullptr, length, i, bar, INFINITE, &found,
-                                      &none);
+                       blocks_.select(source_.g + i, source_.e_from(i), nullptr, length, i, bar + (*ties <= 0),
+                                      INFINITE, &found, &none);
                        for (int64_t j = 0; j < found.count; ++j) take(at[j], value[j], c_ != nullptr);
                    });
     }
@@ -241,7 +252,7 @@ class TopK {
         }
         for_parts(threads_, [&](int32_t part) {
             int64_t to = place[part], ties_left = ties[part];
-            each(part, [&](int32_t index, float value, bool clear) {
+            each(part, &ties_left, [&](int32_t index, float value, bool clear) {
                 const uint32_t key = key_of(value);
                 if (key < bar || (key == bar && ties_left-- <= 0)) return;
                 indices_[to] = index;
@@ -251,10 +262,9 @@ class TopK {
         });
     }
 
-    uint32_t smallest(uint32_t bar) const {
-        if (k_ == 0) return INFINITE;
-        uint32_t least = MAGNITUDE;
-        if (taken_ != k_) return bar;
+    // Of the magnitudes taken: the bar itself may be a bound that nothing equals.
+    uint32_t smallest() const {
+        uint32_t least = INFINITE;
         for (int64_t j = 0; j < k_; ++j) least = std::min(least, key_of(values_[j]));
         return least;
     }
