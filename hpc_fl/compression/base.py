@@ -74,6 +74,8 @@ class Inputs:
 
 def inputs_of(x: Buffer, kept: Kept | None, spare: Tensor, *names: str) -> Inputs:
     """The arguments as arrays, on one device; what was kept back must have exactly these ``names``."""
+    if not isinstance(spare, Tensor):
+        raise CodecError(f"spare: {type(spare).__name__} given, a torch tensor expected")
     g = as_array(x, "update")
     c = as_output(spare, g.size, "spare")
     together(g, c, "spare")
@@ -87,6 +89,8 @@ def inputs_of(x: Buffer, kept: Kept | None, spare: Tensor, *names: str) -> Input
     e = arrays.get("residual")
     if e is not None and e.size != g.size:
         raise CodecError(f"residual: {e.size} elements, the update has {g.size}")
+    if kept and g.size and spare.data_ptr() == kept["residual"].data_ptr():
+        raise CodecError("spare: the memory of the residual, which must stay as it is; give another buffer")
     return Inputs(g, e, c, arrays)
 
 

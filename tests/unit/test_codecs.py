@@ -266,6 +266,8 @@ def test_what_another_codec_kept_is_refused(case: str) -> None:
     with pytest.raises(CodecError):
         codec.encode_keeping(torch.ones(9), foreign, torch.empty(9))
     if kept:
+        with pytest.raises(CodecError, match="spare"):
+            codec.encode_keeping(torch.ones(9), kept, kept["residual"])
         short = {name: tensor[:-1].clone() for name, tensor in kept.items()}
         with pytest.raises(CodecError):
             codec.encode_keeping(torch.ones(9), short, torch.empty(9))
