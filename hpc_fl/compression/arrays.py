@@ -2,6 +2,9 @@
 
 A torch tensor on the CPU becomes a NumPy array of the same memory; one on a GPU, or whatever else has
 ``__cuda_array_interface__``, a CuPy array (DLPack, https://dmlc.github.io/dlpack/latest).
+
+Work on a GPU is queued on CuPy's current stream, after what torch had queued on its own; whoever has torch on
+another stream than the default one makes that stream CuPy's current one as well.
 """
 
 from __future__ import annotations
