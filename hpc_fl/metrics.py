@@ -14,11 +14,8 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-EXCHANGE_KINDS: Final = ("allreduce", "allgather", "headers")
-"""Kinds of bytes of an exchange: dense; payloads, and what is around them."""
-
-KINDS: Final = (*EXCHANGE_KINDS, "control")
-"""The last one: the scores and these records."""
+KINDS: Final = ("allreduce", "allgather", "headers", "control")
+"""Kinds of bytes: the dense exchange; payloads, and what is around them; the scores and these records."""
 
 
 class RoundRecords:
@@ -30,6 +27,8 @@ class RoundRecords:
         self._all = np.zeros((transport.size, len(self._mine)))
         self._began = self._round_began = time.perf_counter()
         self._before = 0.0
+        self._used = {"control"}
+        self._updates, self._plain, self._exchanged, self._dense = 0, 0, 0, 0
 
     def begin(self, elapsed: float) -> None:
         """Starts the clocks; ``elapsed``: seconds that earlier sessions of this run took."""
@@ -52,6 +51,7 @@ class RoundRecords:
             raise ValueError(
                 f"bytes of kinds {sorted(unknown)} would be missing from the record: add them to KINDS"
             )
+        self._used |= sent.keys()
         self._mine[:] = [*(seconds[p] for p in PHASES), *(sent.get(k, 0) for k in KINDS)]
         if self._transport.size > 1:
             # Charged to the round after: this round's sum is already in the message.
@@ -68,6 +68,11 @@ class RoundRecords:
     ) -> dict[str, Any]:
         slowest = self._all[:, : len(PHASES)].max(0)
         sent = self._all[:, len(PHASES) :].astype(np.int64)
+        dense = mixed.dense_bytes * self._transport.size
+        self._updates += mixed.payload_bytes
+        self._plain += mixed.plain_bytes
+        self._exchanged += int(sent[:, :-1].sum())
+        self._dense += dense
         return {
             "round": round_,
             "world_size": self._transport.size,
@@ -76,10 +81,25 @@ class RoundRecords:
             "train_loss": mixed.loss,
             "left_out": list(mixed.left_out),
             **({} if scores is None else scores.record()),
-            "bytes_sent": {kind: sent[:, i].tolist() for i, kind in enumerate(KINDS)},
+            "bytes_sent": {kind: sent[:, i].tolist() for i, kind in enumerate(KINDS) if kind in self._used},
             "bytes_total": int(sent.sum()),
+            "bytes_dense": dense,
+            "payload_bytes": mixed.payload_bytes,
+            "payload_ratio": mixed.payload_bytes / mixed.plain_bytes if mixed.plain_bytes else None,
             "seconds": dict(zip(PHASES, slowest.tolist(), strict=True)),
             "round_seconds": wall,
             "elapsed": self.elapsed,
             "time": time.time(),
         }
+
+    def savings(self) -> dict[str, str]:
+        """What compression saved in the rounds of this session, for the table at the end; on rank 0. Nothing
+        where nothing was compressed.
+        """
+        if self._updates == self._plain:
+            return {}
+        found = {"encoded updates": f"{100 * self._updates / self._plain:.3g} % of float32"}
+        if self._dense:
+            share = 100 * self._exchanged / self._dense
+            found["exchange sent"] = f"{share:.3g} % of what a dense allreduce sends, headers included"
+        return found

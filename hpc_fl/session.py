@@ -117,6 +117,7 @@ class Session:
         self.parties = build.make_parties(config, dataset or build.make_dataset(config), transport, device)
         self._trace = Trace(transport.rank) if config.trace else None
         self.ledger, self._spans = Ledger(), Spans(self._trace)
+        self._records = RoundRecords(transport, self.ledger, self._spans)
         self._notes: list[str] = []
         self._model = build.make_model(config, self.parties.dataset, transport, device, model)
         self._strategy, self._loss = (
@@ -167,7 +168,7 @@ class Session:
             buffers=self._buffers,
             checkpoints=self._checkpoints,
             recorder=self._recorder,
-            records=RoundRecords(transport, self.ledger, self._spans),
+            records=self._records,
             spans=self._spans,
         )
 
@@ -200,7 +201,8 @@ class Session:
             outcome = self.federation.run(signals)
             self._write_trace()
             reason = "completed" if outcome.stopped is None else f"stopped by {outcome.stopped}"
-            summary = {"peak memory of a rank": f"{_peak_megabytes(self._transport):.0f} MB"}
+            peak = f"{_peak_megabytes(self._transport):.0f} MB"
+            summary = self._records.savings() | {"peak memory of a rank": peak}
             self._recorder.emit(RunFinished(reason, outcome.rounds_done, outcome.seconds, summary))
         if self._transport.rank == 0 and _wanted(self._config.telemetry.report, "matplotlib"):
             from hpc_fl.report import write_report
@@ -224,6 +226,7 @@ class Session:
             "partition": config.partition.name,
             "model": config.model.name,
             "strategy": config.strategy.name,
+            "codec": config.exchange.codec.name,
             "executor": f"{self.executor_choice.name} ({self.executor_choice.reason})",
             "transport": self._transport.name,
             "device": str(self._model.device),

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from hpc_fl.bench.record import Record
 from hpc_fl.errors import ConfigError, HpcFlError
-from hpc_fl.metrics import EXCHANGE_KINDS
 
 CONFIGS: Final = Path(__file__).parents[2] / "configs"
 """The folder of a source checkout; an installed package does not have it."""
@@ -84,11 +83,12 @@ def train(config: Path, seed: int, rounds: int, ranks: int, settings: Sequence[s
         if done.returncode:
             raise HpcFlError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
         first, last = _lines(folder / "events.jsonl")[0], _lines(folder / "metrics.jsonl")[-1]
+    exchanged = [sent for kind, sent in last["bytes_sent"].items() if kind != "control"]
     return {
         "accuracy": last["accuracy"],
         "parameters": first["parameters"],
         "threads": int(first["facts"]["threads"]),
-        "bytes": max(map(sum, zip(*(last["bytes_sent"][kind] for kind in EXCHANGE_KINDS), strict=True))),
+        "bytes": max(map(sum, zip(*exchanged, strict=True))),
     }
 
 

@@ -52,8 +52,6 @@ class DenseExchange:
         self._sums = np.zeros(3)  # weight, weighted loss, parties
         self._left_out: list[int] = []
         self._total = 1.0
-        self.plain_bytes = 4 * n * len(names)
-        self.dense_bytes = dense_bytes(self._outbox.numel(), transport.size)
 
     def open(self, round_: int, total: float) -> None:
         # Weights are divided by the total before the sum, which then is a mean: large but finite updates
@@ -99,6 +97,7 @@ class DenseExchange:
         if 0 < weight != self._total:
             for buffer in self._buffers.values():
                 buffer.mul_(self._total / weight)
+        plain = round(parties) * sum(buffer.nbytes for buffer in self._buffers.values())
         return Mixed(
             self._buffers,
             weight,
@@ -106,7 +105,9 @@ class DenseExchange:
             round(parties),
             self._names_of_left_out() if left_out else (),
             stop > 0,
-            round(parties) * self.plain_bytes,
+            plain,
+            plain,
+            dense_bytes(self._outbox.numel(), self._transport.size),
         )
 
     def _names_of_left_out(self) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ class Mixed:
     no party contributed. ``weight``: the sum of the weights that entered, rounded to float32; ``loss``: the
     weighted mean training loss, NaN where no party contributed; ``parties``: how many entered; ``left_out``:
     the ids of those that did not because their update was not finite; ``stop``: whether some rank asked to
-    stop; ``payload_bytes``: what the updates of those that entered took, encoded, headers apart.
+    stop. ``payload_bytes``: what the updates of those that entered took, encoded, headers apart, where
+    float32 takes ``plain_bytes``; ``dense_bytes``: what a rank sends in a dense exchange of these buffers.
     """
 
     buffers: Mapping[str, Tensor]
@@ -36,6 +37,8 @@ class Mixed:
     left_out: tuple[int, ...]
     stop: bool
     payload_bytes: int
+    plain_bytes: int
+    dense_bytes: int
 
 
 class Exchange(Protocol):
@@ -45,18 +48,6 @@ class Exchange(Protocol):
     ``wait()`` on what it returns), :meth:`result`. Every rank must make the same calls, except for
     :meth:`add`, which a rank calls as often as it has parties to add.
     """
-
-    @property
-    def dense_bytes(self) -> int:
-        """Bytes that one rank would send in a round if nothing were compressed: what is saved is measured
-        against it.
-        """
-        ...
-
-    @property
-    def plain_bytes(self) -> int:
-        """Bytes of one party's buffers as they are."""
-        ...
 
     def open(self, round_: int, total: float) -> None:
         """Begins round ``round_`` (from 0); the buffers of the last result are overwritten.

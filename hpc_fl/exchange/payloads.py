@@ -47,8 +47,6 @@ class PayloadExchange:
         self._round = 0
         self._outgoing = self._empty()
         self._gathering = Gathering((), ())
-        self.plain_bytes = 4 * n * len(self._encoders)
-        self.dense_bytes = dense_bytes(n * len(self._encoders), transport.size)
 
     def open(self, round_: int, total: float) -> None:
         self._round = round_
@@ -108,6 +106,8 @@ class PayloadExchange:
             tuple(sorted(party for message in messages for party in message.left_out)),
             any(message.stop for message in messages),
             sum(payload.nbytes for _, one in pairs for payload in one.payloads),
+            len(pairs) * sum(buffer.nbytes for buffer in self._buffers.values()),
+            dense_bytes(sum(map(len, self._buffers.values())), self._transport.size),
         )
 
     def _unpack(self, rank: int, data: NDArray[np.uint8]) -> Incoming:

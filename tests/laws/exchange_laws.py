@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from hpc_fl.collectives import Allgather, DenseAllreduce
+from hpc_fl.collectives import Allgather, DenseAllreduce, dense_bytes
 from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Codec, Identity, Payload
@@ -113,7 +113,13 @@ def law_the_result_is_the_weighted_mean(transport: Transport, make: Make) -> Non
         assert mixed.weight == sum(p + 1 for p in everybody)
         assert abs(mixed.loss - sum(p * (p + 1) for p in everybody) / mixed.weight) < 1e-5
         assert (mixed.parties, mixed.left_out, mixed.stop) == (PARTIES, (), False)
-        assert mixed.payload_bytes == PARTIES * exchange.plain_bytes == PARTIES * 2 * 4 * N
+        assert mixed.payload_bytes == mixed.plain_bytes == PARTIES * 2 * 4 * N
+        tail = 5
+        assert (
+            dense_bytes(2 * N, transport.size)
+            <= mixed.dense_bytes
+            <= dense_bytes(2 * N + tail, transport.size)
+        )
         same_everywhere(transport, mixed)
 
 

@@ -1,10 +1,12 @@
 """What a whole run must do, for any number of ranks. Every rank calls each law with its transport."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hpc_fl.collectives import dense_bytes
 from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.inprocess import solo
 from hpc_fl.comm.transport import Transport
@@ -105,6 +107,45 @@ def law_more_ranks_than_parties(transport: Transport, folder: Path) -> None:
     torch.testing.assert_close(params_of(session), params_of(alone), rtol=1e-5, atol=1e-6)
 
 
+CODECS: dict[str, Any] = {
+    "identity": {"codec": "identity", "collective": "allgather"},
+    "half": {"codec": "bf16"},
+    "sparse": {"codec": {"name": "topk", "ratio": 0.1, "segments": True}},
+    "momentum": {"codec": "topk", "error_feedback": {"momentum": 0.5, "masking": True}},
+    "signs": {"codec": {"name": "onebit", "segments": True}},
+    "quantised": {"codec": "qsgd"},
+    "factors": {"codec": {"name": "lowrank", "rank": 1}},
+    "chained": {"codec": {"name": "chain", "sparsifier": {"name": "topk", "ratio": 0.2}, "values": "fp16"}},
+}
+"""One codec of each family, as in the section ``exchange``."""
+
+
+def law_with_every_codec_ranks_agree_and_their_number_changes_nothing(
+    transport: Transport, folder: Path
+) -> None:
+    for name, exchange in CODECS.items():
+        here = params_of(run(transport, folder / name, exchange=exchange, rounds=2))
+        assert len(set(allgather_bytes(transport, here.numpy().tobytes()))) == 1, name
+        if transport.rank == 0:
+            alone = params_of(run(solo(), folder / f"{name}-solo", exchange=exchange, rounds=2))
+            assert torch.equal(here, alone), name
+        transport.barrier()
+
+
+def law_what_error_feedback_keeps_is_resumed(transport: Transport, folder: Path) -> None:
+    """With the same bits, on this number of ranks and on another; half of the parties a round."""
+    for name in ("momentum", "signs", "factors"):
+        changes: dict[str, Any] = {"exchange": CODECS[name], "cohort": {"name": "uniform", "size": 3}}
+        whole = params_of(run(transport, folder / f"{name}-whole", **changes))
+        run(transport, folder / f"{name}-cut", rounds=2, **changes)
+        if transport.rank == 0:
+            shutil.copytree(folder / f"{name}-cut", folder / f"{name}-moved")
+            moved = params_of(run(solo(), folder / f"{name}-moved", resume=True, **changes))
+            assert torch.equal(moved, whole), name
+        resumed = params_of(run(transport, folder / f"{name}-cut", resume=True, **changes))
+        assert torch.equal(resumed, whole), name
+
+
 def law_a_record_a_round(transport: Transport, folder: Path) -> None:
     run(transport, folder / "run", evaluate={"every": 2}, rounds=5)
     if transport.rank:
@@ -118,7 +159,10 @@ def law_a_record_a_round(transport: Transport, folder: Path) -> None:
         assert record["world_size"] == transport.size
         assert record["cohort"] == list(range(6))
         assert record["weight"] == 150
+        assert set(record["bytes_sent"]) == {"allreduce", "control"}
         assert len(record["bytes_sent"]["allreduce"]) == transport.size
+        assert sum(record["bytes_sent"]["allreduce"]) == record["bytes_dense"]
+        assert record["payload_ratio"] == 1.0
         assert set(record["seconds"]) == {
             "train",
             "encode",
@@ -127,6 +171,20 @@ def law_a_record_a_round(transport: Transport, folder: Path) -> None:
             "evaluate",
             "checkpoint",
         }
+
+
+def law_a_record_says_what_compression_saved(transport: Transport, folder: Path) -> None:
+    session = run(transport, folder / "run", exchange={"codec": "onebit"}, rounds=2)
+    if transport.rank:
+        return
+    n, size = session.federation.model.n, transport.size
+    for record in read_jsonl(folder / "run" / "metrics.jsonl"):
+        payload = -(-n // 8) + 4
+        assert set(record["bytes_sent"]) == {"allgather", "headers", "control"}
+        assert record["payload_bytes"] == 6 * payload
+        assert record["payload_ratio"] == payload / (4 * n)
+        assert sum(record["bytes_sent"]["allgather"]) == 6 * payload * (size - 1)
+        assert record["bytes_dense"] == size * dense_bytes(n, size)
 
 
 LAWS = [value for name, value in list(globals().items()) if name.startswith("law_")]

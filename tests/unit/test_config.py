@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from hpc_fl.config import Config, dump_config, load_config, make_config
+from hpc_fl.config.exchange import Exchange
 from hpc_fl.errors import ConfigError
 
 
@@ -61,6 +63,33 @@ MISTAKES = [
     (["training=3"], ["training", "3"]),
     (["seed=-1"], ["seed", "-1"]),
     (["name=a/b"], ["name", "'a/b'"]),
+    (["exchange.codec=topc"], ["exchange.codec.name", "'topc'", "did you mean 'topk'"]),
+    (["exchange.codec=topk", "exchange.codec.ration=1"], ["exchange.codec.ration", "did you mean 'ratio'"]),
+    (["exchange.codec=topk", "exchange.codec.ratio=2"], ["exchange.codec.ratio", "2"]),
+    (["exchange.codec={name: topk, ratio: 0.1, k: 3}"], ["exchange.codec", "either ratio or k"]),
+    (["exchange.codec={name: topk, k: 3, segments: true}"], ["segments", "need ratio"]),
+    (["exchange.codec={name: onebit, segments: true, block: 8}"], ["either segments or block"]),
+    (["exchange.codec=threshold"], ["exchange.codec.eps", "missing"]),
+    (["exchange.codec=qsgd", "exchange.codec.width=9"], ["exchange.codec.width", "9"]),
+    (["exchange.codec=chain", "exchange.codec.sparsifier=qsgd"], ["exchange.codec.sparsifier.name", "topk"]),
+    (["exchange.codec={name: chain, values: {name: onebit, segments: true}}"], ["values.segments"]),
+    (["exchange.codec=topk", "exchange.collective=dense"], ["exchange.collective", "exchange.codec: topk"]),
+    (["exchange.codec=mine:codec", "exchange.collective=dense"], ["exchange.collective", "mine:codec"]),
+    (["exchange.error_feedback=true"], ["exchange.error_feedback", "exchange.codec: identity"]),
+    (["exchange.error_feedback.momentum=0.9"], ["exchange.error_feedback", "exchange.codec: identity"]),
+    (["exchange.error_feedback=maybe"], ["exchange.error_feedback", "'maybe'"]),
+    (
+        ["exchange.codec={name: randomk, unbiased: true}", "exchange.error_feedback=true"],
+        ["exchange.error_feedback", "exchange.codec.unbiased"],
+    ),
+    (
+        ["exchange.codec=topk", "exchange.error_feedback.masking=true"],
+        ["exchange.error_feedback.masking", "exchange.error_feedback.momentum"],
+    ),
+    (
+        ["exchange.codec=onebit", "exchange.error_feedback={momentum: 0.9, masking: true}"],
+        ["exchange.error_feedback.masking", "exchange.codec: onebit"],
+    ),
     (["lr"], ["'lr'", "key.sub=value"]),
 ]
 
@@ -111,8 +140,8 @@ def test_every_named_component_has_a_builder() -> None:
 
     from hpc_fl import build
 
-    def names(field: str) -> set[object]:
-        union: Any = Config.model_fields[field].annotation
+    def names(field: str, section: type[BaseModel] = Config) -> set[object]:
+        union: Any = section.model_fields[field].annotation
         tags = {
             m.model_fields["name"].default
             for m in get_args(union)
@@ -129,3 +158,56 @@ def test_every_named_component_has_a_builder() -> None:
     }
     for field, table in tables.items():
         assert names(field) == set(table), field
+    assert names("codec", Exchange) == set(build.CODECS)
+    collectives = get_args(Exchange.model_fields["collective"].annotation)
+    assert set(collectives) == {"auto", *build.EXCHANGES}
+
+
+ON_BY_DEFAULT = {
+    "identity": False,
+    "fp16": False,
+    "bf16": False,
+    "topk": True,
+    "randomk": True,
+    "{name: randomk, unbiased: true}": False,
+    "{name: threshold, eps: 0.1}": True,
+    "onebit": True,
+    "signsgd": False,
+    "qsgd": False,
+    "ternary": True,
+    "lowrank": True,
+    "chain": True,
+    "mine:codec": None,
+}
+
+
+@pytest.mark.parametrize(("codec", "on"), ON_BY_DEFAULT.items())
+def test_error_feedback_is_on_where_the_codec_needs_it(codec: str, on: bool | None) -> None:
+    exchange = load_config(None, [f"exchange.codec={codec}"]).exchange
+    assert exchange.keeps is on
+    assert exchange.carrier == ("dense" if codec == "identity" else "allgather")
+    again = load_config(None, [f"exchange.codec={codec}", "exchange.error_feedback=null"]).exchange
+    assert again == exchange
+
+
+@pytest.mark.parametrize("codec", ON_BY_DEFAULT)
+def test_what_the_configuration_says_of_a_codec_is_true(codec: str) -> None:
+    import torch
+
+    from hpc_fl import build
+    from hpc_fl.flat import FlatModel
+
+    exchange = load_config(None, [f"exchange.codec={codec}"]).exchange
+    if codec == "mine:codec":
+        return
+    made = build.make_codec(exchange.codec, FlatModel(torch.nn.Linear(40, 30)), seed=0)
+    assert made.name == exchange.codec.name
+    assert getattr(made, "selects", False) == exchange.codec.selects
+    assert not (exchange.keeps and made.unbiased)
+
+
+def test_options_of_error_feedback_switch_it_on() -> None:
+    exchange = load_config(None, ["exchange.codec=qsgd", "exchange.error_feedback.momentum=0.9"]).exchange
+    assert exchange.keeps
+    off = ["exchange.codec=topk", "exchange.error_feedback=false"]
+    assert load_config(None, off).exchange.keeps is False

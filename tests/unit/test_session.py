@@ -15,6 +15,7 @@ from torch import nn
 
 import hpc_fl
 from hpc_fl.comm.inprocess import solo
+from hpc_fl.compression import TopK
 from hpc_fl.data import from_arrays
 from hpc_fl.errors import ConfigError, DataError, HpcFlError
 from hpc_fl.session import Session
@@ -94,9 +95,16 @@ def spoilt(value: float) -> Callable[[], hpc_fl.Dataset]:
     return make
 
 
+@pytest.mark.parametrize("codec", ["identity", "onebit"])
 @pytest.mark.parametrize("executor", ["loop", "vmap"])
-def test_a_party_with_nan_is_left_out_and_named(tmp_path: Path, executor: str) -> None:
-    mine = config(parties=3, partition="natural", rounds=3, training={"executor": executor, "batch_size": 8})
+def test_a_party_with_nan_is_left_out_and_named(tmp_path: Path, executor: str, codec: str) -> None:
+    mine = config(
+        parties=3,
+        partition="natural",
+        rounds=3,
+        training={"executor": executor, "batch_size": 8},
+        exchange={"codec": codec},
+    )
     result = hpc_fl.train(mine, model=own_model, dataset=spoilt(float("nan")), run_dir=tmp_path / "run")
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [record["left_out"] for record in records] == [[1]] * 3
@@ -118,6 +126,46 @@ def test_everybody_left_out_changes_nothing(tmp_path: Path) -> None:
     session.run()
     assert torch.equal(params_of(session), before)
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["train_loss"] is None
+
+
+def own_codec(ratio: float) -> TopK:
+    """Named in configurations as unit.test_session:own_codec."""
+    return TopK(ratio)
+
+
+def test_a_users_own_codec_is_used_with_error_feedback(tmp_path: Path) -> None:
+    section = {"codec": {"name": f"{__name__}:own_codec", "args": {"ratio": 0.2}}}
+    own = run(solo(), tmp_path / "own", exchange=section)
+    named = run(solo(), tmp_path / "named", exchange={"codec": {"name": "topk", "ratio": 0.2}})
+    assert torch.equal(params_of(own), params_of(named))
+    assert sorted(own.federation.snapshot().parties[0]) == [
+        "exchange.update.hint",
+        "exchange.update.residual",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "says"),
+    [
+        ({"codec": {"name": "topk", "k": 10**6}}, "exchange.codec: k = 1000000"),
+        ({"codec": {"name": f"{__name__}:missing"}}, "exchange.codec.name"),
+    ],
+)
+def test_a_codec_that_does_not_fit_is_refused(tmp_path: Path, exchange: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(solo(), tmp_path / "run", exchange=exchange)
+
+
+def test_a_run_that_was_compressed_says_what_that_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        solo(),
+        tmp_path / "run",
+        exchange={"codec": "bf16"},
+        telemetry={"tensorboard": False, "report": False},
+    )
+    assert "50 % of float32" in capsys.readouterr().out
 
 
 EDGES: dict[str, dict[str, Any]] = {
