@@ -13,6 +13,7 @@ setup(
             [
                 f"kernels/cpu/{name}.cpp"
                 for name in (
+                    "call",
                     "index",
                     "isa",
                     "isa_avx2",
@@ -24,7 +25,7 @@ setup(
                     "topk",
                 )
             ],
-            depends=[f"kernels/cpu/{name}" for name in ("blocks.h", "blocks.inl", "lanes.inl", "parts.h")],
+            depends=[f"kernels/cpu/{name}" for name in ("blocks.h", "blocks.inl", "kernels.h", "lanes.inl", "parts.h")],
             language="c++",
             # Products and sums are not contracted: every instruction set has the reference's bits.
             extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-Wall", "-Wextra"],

@@ -1,44 +1,37 @@
-"""The compiled C++ kernels: where they are, and the types of their functions."""
+"""The compiled C++ kernels: where they are, and how they are called."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from struct import Struct
+from typing import Any, Final
 
 from hpc_fl.errors import ConfigError
 
-_I32: Final = ctypes.c_int32
-_I64: Final = ctypes.c_int64
-_U64: Final = ctypes.c_uint64
-_F32: Final = ctypes.c_float
-_P: Final = ctypes.c_void_p
+Call = Callable[..., int]
 
-_UPDATE: Final = (_I32, _I32, _P, _P, _P, _I64)
-"""Instruction set, threads, g, e, c, n. Where there is no e or no c: None."""
-
-_SIGNATURES: Final[dict[str, tuple[type | None, tuple[type, ...]]]] = {
-    "hpc_isa_count": (_I32, ()),
-    "hpc_isa_name": (ctypes.c_char_p, (_I32,)),
-    "hpc_isa_supported": (_I32, (_I32,)),
-    "hpc_topk_room": (_I64, (_I64, _I64, _I32)),
-    "hpc_add_topk": (_I32, (*_UPDATE, _I64, _F32, _P, _P, _P, _P, _I64, _P)),
-    "hpc_add_threshold": (_I32, (*_UPDATE, _F32, _P, _P, _P)),
-    "hpc_add_sign": (_I32, (_I32, _I32, _P, _P, _P, _P, _I64, _P, _I64, _P, _P)),
-    "hpc_sign_residual": (None, (_I32, _I32, _P, _I64, _P, _I64, _P, _P)),
-    "hpc_add_signs": (None, (_I32, _I32, _P, _I64, _P, _I64, _P, _F32, _P)),
-    "hpc_majority": (None, (_I32, _P, _I64, _I64, _P)),
-    "hpc_add_quantize": (_I32, (*_UPDATE, _I32, _I64, _U64, _P, _P)),
-    "hpc_add_dequantized": (None, (_I32, _I32, _P, _P, _I32, _I64, _F32, _P, _I64)),
-    "hpc_scatter_add": (_I32, (_I32, _P, _P, _I64, _F32, _P, _I64)),
-    "hpc_merge_add": (_I64, (_P, _P, _I64, _P, _P, _I64, _P, _P)),
-    "hpc_encode_gaps": (_I64, (_P, _I64, _P)),
-    "hpc_decode_gaps": (_I32, (_P, _I64, _I64, _P, _I64, _P)),
-    "hpc_encode_mask": (_I32, (_P, _I64, _P, _I64)),
-    "hpc_decode_mask": (_I32, (_P, _I64, _P, _I64)),
+_KERNELS: Final[dict[str, str]] = {
+    "add_topk": "iiPPPqqfPP",
+    "add_threshold": "iiPPPqfPP",
+    "add_sign": "iiPPPPqPqPP",
+    "sign_residual": "iiPqPqPP",
+    "add_signs": "iiPqPqPfP",
+    "majority": "iPqqP",
+    "add_quantize": "iiPPPqiqQPP",
+    "add_dequantized": "iiPPiqfPq",
+    "scatter_add": "iPPqfPq",
+    "merge_add": "PPqPPqPP",
+    "encode_gaps": "PqP",
+    "decode_gaps": "PqqPq",
+    "encode_mask": "PqPq",
+    "decode_mask": "PqPq",
 }
+"""The arguments of each function of kernels/cpu/kernels.h, in its order; P: an address, 0 for none."""
+_SLOTS: Final = {"i": "i4x", "f": "f4x", "q": "q", "Q": "Q", "P": "Q"}
 
 
 def kernels_folder() -> Path:
@@ -54,25 +47,44 @@ def find_library() -> Path | None:
     return next(iter(sorted(kernels_folder().glob("_cpu*.so"))), None)
 
 
+class Library:
+    """The library at ``path``. ``calls``: each kernel by its name, taking the arguments of its C function.
+
+    ctypes releases the GIL while a kernel runs. ``sets``: the number of each instruction set that this
+    processor can run, by its name, the best last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.hpc_call.restype = ctypes.c_int64
+        self._library.hpc_call.argtypes = (ctypes.c_int32, ctypes.c_char_p)
+        self._library.hpc_isa_name.restype = ctypes.c_char_p
+        self.calls = {
+            name: self._call_of(number, form) for number, (name, form) in enumerate(_KERNELS.items())
+        }
+        self.sets = {
+            self._library.hpc_isa_name(isa).decode(): isa
+            for isa in range(self._library.hpc_isa_count())
+            if self._library.hpc_isa_supported(isa)
+        }
+
+    def _call_of(self, number: int, form: str) -> Call:
+        pack = Struct("<" + "".join(_SLOTS[kind] for kind in form)).pack
+        enter = self._library.hpc_call
+
+        def call(*arguments: Any) -> int:
+            result: int = enter(number, pack(*arguments))
+            return result
+
+        return call
+
+
 @cache
-def load(path: Path | None = None) -> ctypes.CDLL:
-    """The library at ``path``, by default the installed one. Raises :class:`ConfigError` where it is missing."""
+def load(path: Path | None = None) -> Library:
+    """The library at ``path``, else the installed one. Raises :class:`ConfigError` where there is none."""
     found = path or find_library()
     if found is None:
         raise ConfigError(
-            "the compiled kernels are not there: install g++ and run pip install again (scripts/setup.sh does both)"
+            "the compiled kernels are missing: install g++, then run pip install again (scripts/setup.sh)"
         )
-    library = ctypes.CDLL(str(found))
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def instruction_sets(library: ctypes.CDLL) -> dict[str, int]:
-    """The number of each instruction set that this processor can run, by its name, the best last."""
-    return {
-        library.hpc_isa_name(isa).decode(): isa
-        for isa in range(library.hpc_isa_count())
-        if library.hpc_isa_supported(isa)
-    }
+    return Library(found)

@@ -1,6 +1,7 @@
 // Ascending indices as gaps of 7 bits a byte (LEB128), and as a bit mask.
 #include <cstring>
 
+#include "kernels.h"
 #include "parts.h"
 
 extern "C" {
@@ -19,25 +20,23 @@ int64_t hpc_encode_gaps(const int32_t* indices, int64_t k, uint8_t* out) {
     return out - begin;
 }
 
-// Indices decoded in *found. BAD_VALUE: a gap of more than 5 bytes.
-int32_t hpc_decode_gaps(const uint8_t* code, int64_t bytes, int64_t n, int32_t* indices, int64_t k,
-                        int64_t* found) {
-    int64_t last = -1;
-    *found = 0;
+// 8 * (indices decoded) + status. BAD_VALUE: a gap of more than 5 bytes.
+int64_t hpc_decode_gaps(const uint8_t* code, int64_t bytes, int64_t n, int32_t* indices, int64_t k) {
+    int64_t last = -1, found = 0;
     for (int64_t i = 0; i < bytes;) {
         uint64_t gap = 0;
         for (int shift = 0;; shift += 7) {
-            if (shift > 28) return BAD_VALUE;
-            if (i == bytes) return BAD_LENGTH;
+            if (shift > 28) return 8 * found + BAD_VALUE;
+            if (i == bytes) return 8 * found + BAD_LENGTH;
             const uint8_t byte = code[i++];
             gap |= static_cast<uint64_t>(byte & 0x7f) << shift;
             if (byte < 0x80) break;
         }
         last += static_cast<int64_t>(gap) + 1;
-        if (*found == k || last >= n) return BAD_INDEX;
-        indices[(*found)++] = static_cast<int32_t>(last);
+        if (found == k || last >= n) return 8 * found + BAD_INDEX;
+        indices[found++] = static_cast<int32_t>(last);
     }
-    return *found == k ? OK : BAD_LENGTH;
+    return 8 * found + (found == k ? OK : BAD_LENGTH);
 }
 
 // Indices that do not fit the mask are BAD_INDEX.

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels.h"
 #include "parts.h"
 
 namespace {
@@ -64,7 +65,7 @@ int32_t hpc_add_quantize(int32_t isa, int32_t threads, const float* g, const flo
     return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
 }
 
-void hpc_add_dequantized(int32_t isa, int32_t threads, const uint8_t* codes, const float* scales, int32_t width,
+int32_t hpc_add_dequantized(int32_t isa, int32_t threads, const uint8_t* codes, const float* scales, int32_t width,
                          int64_t size, float weight, float* out, int64_t n) {
     const Blocks& blocks = blocks_of(isa);
     for_parts(threads, [&](int32_t part) {
@@ -73,6 +74,7 @@ void hpc_add_dequantized(int32_t isa, int32_t threads, const uint8_t* codes, con
             blocks.dequantize(codes + begin / 8 * width, width, scales[begin / size], weight, out + begin,
                               std::min(size, n - begin));
     });
+    return OK;
 }
 
 }  // extern "C"

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels.h"
 #include "parts.h"
 
 namespace {
@@ -96,7 +97,7 @@ int32_t hpc_add_sign(int32_t isa, int32_t threads, const float* g, const float* 
     return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
 }
 
-void hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t n, const int64_t* bounds,
+int32_t hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t n, const int64_t* bounds,
                        int64_t segments, const float* scales, float* out) {
     const Blocks& blocks = blocks_of(isa);
     for_parts(threads, [&](int32_t part) {
@@ -105,9 +106,10 @@ void hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t n, 
                        blocks.unsign(c + i, scales[segment], out + i, length);
                    });
     });
+    return OK;
 }
 
-void hpc_add_signs(int32_t isa, int32_t threads, const uint8_t* bits, int64_t n, const int64_t* bounds,
+int32_t hpc_add_signs(int32_t isa, int32_t threads, const uint8_t* bits, int64_t n, const int64_t* bounds,
                    int64_t segments, const float* scales, float weight, float* out) {
     const Blocks& blocks = blocks_of(isa);
     for_parts(threads, [&](int32_t part) {
@@ -118,10 +120,11 @@ void hpc_add_signs(int32_t isa, int32_t threads, const uint8_t* bits, int64_t n,
                                         length);
                    });
     });
+    return OK;
 }
 
 // Bit-sliced counters: plane p holds bit p of 64 counts, so that a row is added to all 64 at once.
-void hpc_majority(int32_t threads, const uint8_t* rows, int64_t m, int64_t nbytes, uint8_t* out) {
+int32_t hpc_majority(int32_t threads, const uint8_t* rows, int64_t m, int64_t nbytes, uint8_t* out) {
     const int planes = 64 - __builtin_clzll(static_cast<uint64_t>(m));
     const uint64_t half = static_cast<uint64_t>(m) / 2;
     for_parts(threads, [&](int32_t part) {
@@ -150,6 +153,7 @@ void hpc_majority(int32_t threads, const uint8_t* rows, int64_t m, int64_t nbyte
                        }
                    });
     });
+    return OK;
 }
 
 }  // extern "C"

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels.h"
 #include "parts.h"
 
 extern "C" {

@@ -13,10 +13,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <numeric>
 #include <vector>
 
+#include "kernels.h"
 #include "parts.h"
 
 namespace {
@@ -39,6 +42,26 @@ struct Source {
     const float* e;
     float at(int64_t i) const { return e ? g[i] + e[i] : g[i]; }
     const float* e_from(int64_t i) const { return e ? e + i : nullptr; }
+};
+
+// Memory that is kept from call to call. What is not written to costs nothing.
+class Workspace {
+  public:
+    ~Workspace() { std::free(memory_); }
+
+    char* of(size_t bytes) {
+        if (bytes > size_) {
+            std::free(memory_);
+            memory_ = static_cast<char*>(std::malloc(bytes));
+            size_ = memory_ ? bytes : 0;
+            if (!memory_) throw std::bad_alloc();
+        }
+        return memory_;
+    }
+
+  private:
+    char* memory_ = nullptr;
+    size_t size_ = 0;
 };
 
 struct Guess {
@@ -285,27 +308,25 @@ class TopK {
 
 extern "C" {
 
-// Elements of the two work arrays for each thread: what a good guess can collect in one part.
-int64_t hpc_topk_room(int64_t n, int64_t k, int32_t threads) {
+// The magnitude bits of the smallest one taken; negative: -NOT_FINITE.
+int64_t hpc_add_topk(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
+                     int64_t k, float hint, int32_t* indices, float* values) {
+    if (n == 0) return INFINITE;
+    // What a good guess can collect in one part.
     const int64_t part = ((n + BLOCK - 1) / BLOCK / threads + 1) * BLOCK;
-    return std::min(part, 2 * k + 65536) + 1;
-}
-
-int32_t hpc_add_topk(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
-                     int64_t k, float hint, int32_t* indices, float* values, int32_t* work_indices,
-                     float* work_values, int64_t room, float* threshold) {
-    *threshold = magnitude_of(INFINITE);
-    if (n == 0) return OK;
+    const int64_t room = std::min(part, 2 * k + 65536) + 1;
+    thread_local Workspace workspace;
+    char* const work = workspace.of(threads * room * (sizeof *indices + sizeof *values));
     TopK topk(blocks_of(isa), threads, {g, e}, c, n, k, indices, values);
     uint32_t key = INFINITE;
-    const Status status = topk.run(key_of(hint), work_indices, work_values, room, &key);
-    *threshold = magnitude_of(key);
-    return status;
+    const Status status = topk.run(key_of(hint), reinterpret_cast<int32_t*>(work),
+                                   reinterpret_cast<float*>(work) + threads * room, room, &key);
+    return status == OK ? static_cast<int64_t>(key) : -status;
 }
 
-// Elements above tau, compacted; their number in *count. indices and values have room for n.
-int32_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
-                          float tau, int32_t* indices, float* values, int64_t* count) {
+// The number of elements above tau, compacted; negative: -NOT_FINITE. indices and values have room for n.
+int64_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
+                          float tau, int32_t* indices, float* values) {
     const Blocks& blocks = blocks_of(isa);
     const uint32_t bar = std::min(key_of(tau), INFINITE) + 1;
     std::vector<Found> parts(threads);
@@ -326,8 +347,7 @@ int32_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const fl
         std::memmove(values + total, found.values, found.count * sizeof *values);
         total += found.count;
     }
-    *count = total;
-    return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
+    return *std::max_element(top.begin(), top.end()) < INFINITE ? total : -NOT_FINITE;
 }
 
 }  // extern "C"

@@ -7,11 +7,11 @@ import pytest
 from laws.kernels import HOSTILE, LAWS, SIZES, Subject, data_of, law_topk
 
 from hpc_fl.backends.checks import Checked
-from hpc_fl.backends.library import instruction_sets, load
+from hpc_fl.backends.library import load
 from hpc_fl.backends.native import Native
 from hpc_fl.errors import ConfigError
 
-SETS = tuple(instruction_sets(load()))
+SETS = tuple(load().sets)
 
 
 @pytest.fixture(params=[(isa, threads) for isa in SETS for threads in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}")
