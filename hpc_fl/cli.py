@@ -128,10 +128,11 @@ def config(settings: Settings = None) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="round, accuracy, startup or memory")],
+    name: Annotated[str, typer.Argument(help="kernels, round, accuracy, convergence, startup or memory")],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[option=value ...]", help="The benchmark's own options.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, where the benchmark has a choice.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a bar does not hold.")] = False,
 ) -> None:
@@ -140,7 +141,8 @@ def bench(
     """
     from hpc_fl.bench import run_benchmark
 
-    held = run_benchmark(name, settings or [], json_file)
+    where = [] if device is None else [f"device={device}"]
+    held = run_benchmark(name, [*(settings or []), *where], json_file)
     if strict and not held:
         raise typer.Exit(EXIT_FAILURE)
 

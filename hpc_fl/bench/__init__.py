@@ -9,7 +9,7 @@ from typing import Final
 
 from hpc_fl.errors import ConfigError
 
-BENCHMARKS: Final = ("round", "accuracy", "convergence", "startup", "memory")
+BENCHMARKS: Final = ("kernels", "round", "accuracy", "convergence", "startup", "memory")
 """Modules of this folder with a function ``run(options) -> list[Record]``."""
 
 

@@ -22,7 +22,8 @@ class Record:
 
     ``bar``: the ratio that is good enough, None where none is set; ``better``: whether it may be no higher or
     no lower than that. ``bytes``: sent by the rank that sent most, in one round. Measurements that are not
-    times (accuracy, memory) say so in ``unit``, and keep the same fields.
+    times (accuracy, memory) say so in ``unit``, and keep the same fields. Kernels also say how many bytes a
+    second they moved (``bytes`` are theirs), and which share that is of the yardstick's.
     """
 
     case: str
@@ -38,6 +39,8 @@ class Record:
     holds: bool | None
     unit: str = "s"
     better: Literal["lower", "higher"] = "lower"
+    bandwidth: float | None = None
+    share: float | None = None
 
     @classmethod
     def of(
@@ -125,7 +128,19 @@ def print_records(first: dict[str, Any], records: Sequence[Record]) -> None:
         console = Console(highlight=False, width=_WIDTH)
     console.print(_caption(first), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("case", "ranks", "thr.", " measured", f"{'yardstick':>10}", " ratio", " bar", ""):
+    moving = any(r.bandwidth is not None for r in records)
+    kernel_titles = (" GB/s", "share") if moving else ()
+    for title in (
+        "case",
+        "ranks",
+        "thr.",
+        " measured",
+        *kernel_titles,
+        f"{'yardstick':>10}",
+        " ratio",
+        " bar",
+        "",
+    ):
         left = title in ("case", "") or "yardstick" in title
         table.add_column(title, justify="left" if left else "right", no_wrap=title != "case")
     for r in records:
@@ -134,6 +149,7 @@ def print_records(first: dict[str, Any], records: Sequence[Record]) -> None:
             str(r.ranks),
             str(r.threads),
             _show(r.seconds, r.unit),
+            *((_optional(r.bandwidth, 1e-9), _optional(r.share, 1)) if moving else ()),
             f"{_show(r.yardstick_seconds, r.unit):>10} {r.yardstick} ",
             f"{r.ratio:.3f}",
             "" if r.bar is None else f"{_SIGN[r.better]} {r.bar:.3g}",
@@ -142,7 +158,11 @@ def print_records(first: dict[str, Any], records: Sequence[Record]) -> None:
     console.print(table)
 
 
-_WIDTH: Final = 100
+def _optional(value: float | None, scale: float) -> str:
+    return "" if value is None else f"{value * scale:.2f}"
+
+
+_WIDTH: Final = 120
 _SIGN: Final = {"lower": "<=", "higher": ">="}
 _VERDICT: Final = {None: "", True: "[green]holds[/green]", False: "[bold red]FAILS[/bold red]"}
 

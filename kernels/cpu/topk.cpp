@@ -106,8 +106,8 @@ class TopK {
 
     // Quantiles of a stratified sample, four standard deviations below and above k / n.
     Guess sampled() const {
-        if (n_ <= BLOCK) return {0, MAGNITUDE};  // all of them are quickly looked at
-        const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 1024, 32768));
+        if (n_ <= 256) return {0, MAGNITUDE};  // all of them are quickly looked at
+        const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 64, 32768));
         std::vector<uint32_t> keys(size);
         uint64_t state = 0x9e3779b97f4a7c15;
         for (int64_t j = 0; j < size; ++j) {
