@@ -10,6 +10,7 @@
 
 constexpr int ROUNDS = 4;       // of a warp over a block of 1,024: 32 lanes * 8 elements * 4
 constexpr int SMALL = ROUNDS * 256;
+constexpr float LARGEST = 3.40282346638528859812e38f;  // finite: with a scale of 0, all is level 0
 
 struct Rule {
     int width;
@@ -71,16 +72,12 @@ DEVICE void store_codes(u8* p, int width, u64 word) {
 
 // Codes of 8 elements, and what is kept of them.
 DEVICE void quantize_eight(const Rule& rule, float scale, i64 i, i64 n, const float (&x)[8], float* c, u8* codes) {
-    const float unit = __fdiv_rn(scale, rule.levels);
+    const float unit = __fdiv_rn(scale, rule.levels), inverse = fminf(__fdiv_rn(rule.levels, scale), LARGEST);
     u64 word = 0;
     for (int q = 0; q < 8; ++q) {
         if (i + q >= n) break;
-        float level = 0.0f;
-        if (scale != 0.0f) {
-            const float share = __fdiv_rn(fabsf(x[q]), scale);
-            level = floorf(__fadd_rn(__fmul_rn(share, rule.levels), uniform(rule, (u64)(i + q))));
-            level = fminf(level, rule.levels);
-        }
+        const float share = __fmul_rn(fabsf(x[q]), inverse);
+        const float level = fminf(floorf(__fadd_rn(share, uniform(rule, (u64)(i + q)))), rule.levels);
         // Where it is not finite the result is not defined, but the conversion must be.
         const u32 whole = level >= 0.0f ? (u32)level : 0u;
         const u64 code = whole | __float_as_uint(x[q]) >> 31 << (rule.width - 1);

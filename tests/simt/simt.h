@@ -159,8 +159,9 @@ static void prepare(Fiber& fiber, unsigned thread, void* stack) {
     fiber.waits = false;
     fiber.stack = stack;
 #if defined(__x86_64__)
-    // As simt_switch leaves it: six registers, the return address; the stack aligned as after a call.
-    void** top = reinterpret_cast<void**>(static_cast<char*>(stack) + STACK) - 2;
+    // As simt_switch leaves it: six registers, the return address; then the stack is 8 past a multiple of 16, as
+    // after a call.
+    void** top = reinterpret_cast<void**>(static_cast<char*>(stack) + STACK) - 1;
     *--top = reinterpret_cast<void*>(&start_fiber);
     for (int r = 0; r < 6; ++r) *--top = nullptr;
     fiber.at = top;
