@@ -21,7 +21,7 @@ class Checked:
     :class:`Backend` says so; that is not checked.
     """
 
-    def __init__(self, backend: Backend, kind: type) -> None:
+    def __init__(self, backend: Backend, kind: type[Any]) -> None:
         self._backend, self._kind = backend, kind
 
     @property
@@ -187,24 +187,30 @@ class Checked:
         self._array("scales", scales, _FLOAT32, -(-n // block))
 
     def _bounds(self, bounds: Array, n: int) -> int:
-        """The number of segments. Bounds are made by codecs, which know them to ascend from 0 to n."""
-        return self._array("bounds", bounds, _INT64) - 1
+        """The number of segments. On a GPU, where to look is to wait, bounds are trusted to ascend to n."""
+        segments = self._array("bounds", bounds, _INT64) - 1
+        if self._kind is not np.ndarray:
+            return segments
+        whole = segments >= 0 and bounds[0] == 0 and bounds[-1] == n
+        if not whole or (segments > 1 and (bounds[1:] < bounds[:-1]).any()):
+            raise CodecError(f"bounds: must ascend from 0 to {n}")
+        return segments
 
     def _array(self, what: str, x: Any, dtype: np.dtype[Any], size: int | None = None) -> int:
+        found: int
+        # The usual case with as few steps as can be: a call has seven arrays and 20 microseconds.
+        if type(x) is self._kind and x.dtype is dtype and x.ndim == 1 and x.flags.c_contiguous:
+            found = x.size
+            if size is None or size == found:
+                return found
         self._own(what, x)
-        found = x.size
-        if (
-            x.ndim != 1
-            or x.dtype != dtype
-            or not x.flags.c_contiguous
-            or (size is not None and size != found)
-        ):
+        if x.ndim != 1 or x.dtype != dtype or not x.flags.c_contiguous or size not in (None, x.size):
             length = "(n,)" if size is None else f"({size},)"
             raise CodecError(
                 f"{what}: {x.dtype} {tuple(x.shape)}{'' if x.flags.c_contiguous else ' with gaps'} given, "
                 f"contiguous {dtype} {length} expected"
             )
-        return int(found)
+        return int(x.size)
 
     def _own(self, what: str, x: Any) -> None:
         if not isinstance(x, self._kind):

@@ -64,8 +64,8 @@ class Native:
         self, g: Floats, e: Floats | None, c: Floats | None, indices: Ints, values: Floats, hint: float = 0.0
     ) -> float:
         key = self._call["add_topk"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(c), g.size, indices.size,
-            min(hint, _GREATEST), _at(indices), _at(values),
+            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, indices.size,
+            min(hint, _GREATEST), _to(indices), _to(values),
         )  # fmt: skip
         _refuse_spoilt(key)
         return _MAGNITUDE.unpack(_KEY.pack(key))[0]  # type: ignore[no-any-return]
@@ -74,8 +74,8 @@ class Native:
         self, g: Floats, e: Floats | None, c: Floats | None, tau: float, indices: Ints, values: Floats
     ) -> int:
         count = self._call["add_threshold"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(c), g.size, min(tau, _GREATEST),
-            _at(indices), _at(values),
+            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, min(tau, _GREATEST),
+            _to(indices), _to(values),
         )  # fmt: skip
         _refuse_spoilt(count)
         return count
@@ -91,8 +91,8 @@ class Native:
         scales: Floats,
     ) -> None:
         status = self._call["add_sign"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(e_scales), _at(c), g.size, _at(bounds),
-            scales.size, _at(bits), _at(scales),
+            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(e_scales), _to(c), g.size, _at(bounds),
+            scales.size, _to(bits), _to(scales),
         )  # fmt: skip
         _refuse_spoilt(-status)
 
@@ -105,17 +105,17 @@ class Native:
             _at(bounds),
             scales.size,
             _at(scales),
-            _at(out),
+            _to(out),
         )
 
     def add_signs(self, bits: Bytes, bounds: Bounds, scales: Floats, weight: float, out: Floats) -> None:
         self._call["add_signs"](
             self._isa, self._threads_for(out.size), _at(bits), out.size, _at(bounds), scales.size,
-            _at(scales), weight, _at(out),
+            _at(scales), weight, _to(out),
         )  # fmt: skip
 
     def majority(self, rows: NDArray[np.uint8], out: Bytes) -> None:
-        self._call["majority"](self._threads_for(rows.size), _at(rows), *rows.shape, _at(out))
+        self._call["majority"](self._threads_for(rows.size), _at(rows), *rows.shape, _to(out))
 
     def scatter_add(self, indices: Ints, values: Floats, weight: float, out: Floats) -> None:
         status = self._call["scatter_add"](
@@ -124,7 +124,7 @@ class Native:
             _at(values),
             indices.size,
             weight,
-            _at(out),
+            _to(out),
             out.size,
         )
         if status == _BAD_INDEX:
@@ -143,7 +143,7 @@ class Native:
     ) -> int:
         return self._call["merge_add"](
             _at(a_indices), _at(a_values), a_indices.size, _at(b_indices), _at(b_values), b_indices.size,
-            _at(indices), _at(values),
+            _to(indices), _to(values),
         )  # fmt: skip
 
     def add_quantize(
@@ -158,8 +158,8 @@ class Native:
         scales: Floats,
     ) -> None:
         status = self._call["add_quantize"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(c), g.size, width, block, key,
-            _at(codes), _at(scales),
+            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, width, block, key,
+            _to(codes), _to(scales),
         )  # fmt: skip
         _refuse_spoilt(-status)
 
@@ -167,19 +167,19 @@ class Native:
         self, codes: Bytes, scales: Floats, width: int, block: int, weight: float, out: Floats
     ) -> None:
         self._call["add_dequantized"](
-            self._isa, self._threads_for(out.size), _at(codes), _at(scales), width, block, weight, _at(out),
+            self._isa, self._threads_for(out.size), _at(codes), _at(scales), width, block, weight, _to(out),
             out.size,
         )  # fmt: skip
 
     def encode_gaps(self, indices: Ints, out: Bytes) -> int:
-        used = self._call["encode_gaps"](_at(indices), indices.size, _at(out))
+        used = self._call["encode_gaps"](_at(indices), indices.size, _to(out))
         if used < 0:
             raise CodecError("indices must ascend from 0")
         return used
 
     def decode_gaps(self, code: Bytes, n: int, indices: Ints) -> None:
         k = indices.size
-        found, status = divmod(self._call["decode_gaps"](_at(code), code.size, n, _at(indices), k), 8)
+        found, status = divmod(self._call["decode_gaps"](_at(code), code.size, n, _to(indices), k), 8)
         if status == _BAD_INDEX:
             raise WireError(f"gaps lead to more than {k} indices below {n}")
         if status == _BAD_VALUE:
@@ -188,16 +188,18 @@ class Native:
             raise WireError(f"gaps end after {found} of {k} indices")
 
     def encode_mask(self, indices: Ints, mask: Bytes) -> None:
-        if self._call["encode_mask"](_at(indices), indices.size, _at(mask), mask.size):
+        if self._call["encode_mask"](_at(indices), indices.size, _to(mask), mask.size):
             raise CodecError(f"indices beyond a mask of {mask.size} bytes")
 
     def decode_mask(self, mask: Bytes, n: int, indices: Ints) -> None:
-        if self._call["decode_mask"](_at(mask), n, _at(indices), indices.size):
+        if self._call["decode_mask"](_at(mask), n, _to(indices), indices.size):
             Reference().decode_mask(mask, n, indices)  # refuses it as well, and says why
 
     def _threads_for(self, n: int) -> int:
+        if n < 2 * _PER_THREAD:
+            return 1
         most = torch.get_num_threads() if self._threads is None else self._threads
-        return max(1, min(most, n // _PER_THREAD))
+        return min(most, n // _PER_THREAD)
 
 
 def _at(array: NDArray[Any] | None) -> int:
@@ -208,6 +210,13 @@ def _at(array: NDArray[Any] | None) -> int:
         return _address(_first_byte(array))  # a third of the time of what follows
     except (TypeError, ValueError):  # read-only, or empty
         return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def _to(array: NDArray[Any] | None) -> int:
+    """The same of an array that is to be written."""
+    if array is not None and not array.flags.writeable:
+        raise CodecError("an output is read-only: give an array of your own")
+    return _at(array)
 
 
 def _refuse_spoilt(status: int) -> None:
