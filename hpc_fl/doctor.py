@@ -85,8 +85,18 @@ def _cpu() -> list[Finding]:
     known = [name for name in _INSTRUCTION_SETS if name in words]
     return [
         Finding("CPU instruction sets", ", ".join(known) or "none of those known", True),
-        Finding("kernels", "reference (PyTorch CPU): native kernels are not in this version", True),
+        _kernels(),
     ]
+
+
+def _kernels() -> Finding:
+    from hpc_fl.backends import library
+
+    if library.find_library() is None:
+        advice = "compression is slow: install g++, then run pip install again (scripts/setup.sh does)"
+        return Finding("kernels", "reference (NumPy): the compiled ones are missing", False, advice)
+    sets = list(library.load().sets)
+    return Finding("kernels", f"native, {sets[-1]} (this processor also runs {', '.join(sets[:-1])})", True)
 
 
 def _torch() -> list[Finding]:
@@ -128,7 +138,7 @@ def _frameworks() -> list[Finding]:
     )
     horovod = _version("horovod")
     return [
-        Finding("CuPy", cupy or "none (not used in this version)", True),
+        Finding("CuPy", cupy or "none (compression on a GPU needs it: pip install cupy-cuda13x)", True),
         Finding("Horovod", horovod or "none (not used in this version)", True),
     ]
 

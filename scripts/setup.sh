@@ -20,7 +20,7 @@ fail() {
 
 # The folder counts too: a venv holds absolute paths, and a copy of it would run the original's code.
 wanted_sum() {
-    { cat -- pyproject.toml constraints.txt setup.py scripts/setup.sh && printf '%s\n' "$root"; } | sha256sum
+    { cat -- pyproject.toml constraints.txt setup.py scripts/setup.sh kernels/cpu/* && printf '%s\n' "$root"; } | sha256sum
 }
 
 # dev contains all.
@@ -81,6 +81,8 @@ set_up() {
     # pyproject.toml has changed.
     pip_install "$(grep '^setuptools==' constraints.txt)"
     pip_install --no-build-isolation --editable ".[$extra]"
+    compgen -G 'kernels/_cpu*.so' >/dev/null || printf 'setup: %s\n' \
+        'the C++ kernels could not be compiled: compression will run on the slow reference. Is g++ installed?' >&2
     printf '%s\n%s\n' "$sum" "$extra" >"$stamp"
 }
 

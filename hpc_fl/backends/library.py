@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sysconfig
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -44,7 +45,8 @@ def kernels_folder() -> Path:
 
 def find_library() -> Path | None:
     """The compiled library; None where the package was installed without a compiler."""
-    return next(iter(sorted(kernels_folder().glob("_cpu*.so"))), None)
+    path = kernels_folder() / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return path if path.exists() else None
 
 
 class Library:

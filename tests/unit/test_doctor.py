@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from hpc_fl import doctor
+from hpc_fl.backends import library
+from hpc_fl.backends.native import Native
 from hpc_fl.doctor import Finding, findings, print_doctor
 
 
@@ -38,9 +40,13 @@ def test_what_is_missing_has_advice(found: list[Finding]) -> None:
         assert "\n" not in finding.advice
 
 
-def test_no_native_kernels_are_claimed(found: list[Finding]) -> None:
+def test_the_kernels_that_run_are_named(found: list[Finding], monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = next(finding for finding in found if finding.topic == "kernels")
-    assert kernels.found.startswith("reference")
+    assert kernels.found.startswith(f"native, {Native().isa}")
+    monkeypatch.setattr(library, "find_library", lambda: None)
+    missing = doctor._kernels()
+    assert (missing.ok, missing.found.split()[0]) == (False, "reference")
+    assert "install g++" in missing.advice
 
 
 def test_a_missing_package_and_mpirun_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
