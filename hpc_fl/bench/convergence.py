@@ -37,7 +37,7 @@ CASES: Final[dict[str, Case]] = {
     "bf16": Case("bf16", "bf16"),
     "randomk10": Case("random-k 10%", "{name: randomk, ratio: 0.1}"),
     "threshold": Case("threshold 0.01", "{name: threshold, eps: 0.01}"),
-    "signsgd": Case("sign x 0.002", "{name: signsgd, scale: 0.002}"),
+    "signsgd": Case("sign x 0.02", "{name: signsgd, scale: 0.02}"),
     "qsgd4": Case("QSGD 4 bits", "{name: qsgd, width: 4}"),
     "ternary": Case("ternary 5%", "{name: ternary, ratio: 0.05}"),
     "lowrank4": Case("low rank 4", "{name: lowrank, rank: 4}"),
