@@ -39,18 +39,26 @@ _BOUNDS: Final = (("ge", ">="), ("gt", ">"), ("lt", "<"), ("le", "<="))
 
 
 def sections() -> Iterator[tuple[str, str, type[BaseModel]]]:
-    """(title, prefix of the keys, model) of every table: ``run``, ``training``, ``strategy/fedavg``, ..."""
+    """(title, prefix of the keys, model) of every table: ``run``, ``training``, ``strategy/fedavg``, ...
+
+    A model that stands in several places of a section (a codec, alone and in a chain) has one table there.
+    """
     yield "run", "", Config
-    yield from _inner("", Config)
+    yield from _inner("", Config, set())
 
 
-def _inner(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, str, type[BaseModel]]]:
+def _inner(
+    prefix: str, model: type[BaseModel], seen: set[tuple[str, type[BaseModel]]]
+) -> Iterator[tuple[str, str, type[BaseModel]]]:
     for key, field in model.model_fields.items():
         path = f"{prefix}{key}"
         members = dict(_members(field.annotation))
         for tag, member in members.items():
-            yield (f"{path}/{tag}" if tag else path), f"{path}.", member
-            yield from _inner(f"{path}.", member)
+            found = path.partition(".")[0], member
+            if found not in seen:
+                seen.add(found)
+                yield (f"{path}/{tag}" if tag else path), f"{path}.", member
+                yield from _inner(f"{path}.", member, seen)
 
 
 def _members(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -106,7 +114,7 @@ def _simple(annotation: Any, metadata: list[Any]) -> str:
 
 
 def _number(bound: float) -> str:
-    return "2^63" if bound == 2**63 else f"{bound:g}"
+    return {2**31: "2^31", 2**63: "2^63"}.get(int(bound), f"{bound:g}")
 
 
 def _unpacked(annotation: Any) -> tuple[Any, list[Any]]:

@@ -163,12 +163,12 @@ class LowRank(_Lossy):
 
 
 class CustomCodec(Custom):
-    """A codec from the user's own code: a function that returns it. What it can do (``keeps`` and ``selects``
-    None) is asked of it when the run is built.
+    """A codec from the user's own code: a function that returns it. Whether it needs error feedback is asked
+    of it when the run is built (``keeps`` None); which elements it chose cannot be.
     """
 
     carried_by: ClassVar[tuple[str, ...]] = ("allgather",)
-    selects: ClassVar[None] = None
+    selects: ClassVar[bool] = False
     keeps: ClassVar[None] = None
 
 

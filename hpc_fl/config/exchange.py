@@ -69,9 +69,9 @@ def exchange_problem(exchange: Exchange) -> str | None:
         )
     if feedback.masking and not (feedback.momentum and exchange.keeps is not False):
         return "exchange.error_feedback.masking: got true without exchange.error_feedback.momentum"
-    if feedback.masking and codec.selects is False:
+    if feedback.masking and not codec.selects:
         return (
             f"exchange.error_feedback.masking: got true {with_codec}, "
-            "which does not choose elements; expected false"
+            "which chooses no elements; expected false"
         )
     return None

@@ -63,7 +63,8 @@ def test_what_is_reached_with_one_percent_is_owed_to_error_feedback(dense: float
     assert trained(tmp_path / "run", CASES["topk1"].codec, feedback=False)[0] < dense - NEAR
 
 
-def test_the_benchmark_runs_from_end_to_end(mpi: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("mpi")
+def test_the_benchmark_runs_from_end_to_end(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL))
     options = {"codec": "onebit", "rounds": "1", "seeds": "0", "ranks": "1", "config": str(path)}
