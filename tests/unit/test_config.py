@@ -72,6 +72,7 @@ MISTAKES = [
     (["exchange.codec=threshold"], ["exchange.codec.eps", "missing"]),
     (["exchange.codec=qsgd", "exchange.codec.width=9"], ["exchange.codec.width", "9"]),
     (["exchange.codec=chain", "exchange.codec.sparsifier=qsgd"], ["exchange.codec.sparsifier.name", "topk"]),
+    (["exchange.codec=chain", "exchange.codec.values={name: qsgd, bits: 4}"], ["codec.values.bits", "width"]),
     (["exchange.codec={name: chain, values: {name: onebit, segments: true}}"], ["values.segments"]),
     (["exchange.codec=topk", "exchange.collective=dense"], ["exchange.collective", "exchange.codec: topk"]),
     (["exchange.codec=mine:codec", "exchange.collective=dense"], ["exchange.collective", "mine:codec"]),

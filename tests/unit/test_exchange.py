@@ -7,12 +7,15 @@ import pytest
 import torch
 from laws import exchange_laws, payload_laws
 
-from hpc_fl.comm.inprocess import run_ranks
+from hpc_fl.collectives import Allgather, Gathering, allgather
+from hpc_fl.comm.inprocess import run_ranks, solo
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import Identity
+from hpc_fl.compression import Identity, OneBit
 from hpc_fl.errors import WireError
+from hpc_fl.exchange import PayloadExchange, Plain
 from hpc_fl.exchange.finite import finite_rows
 from hpc_fl.exchange.message import Contribution, Incoming, Outgoing
+from hpc_fl.telemetry import Ledger
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
@@ -36,6 +39,18 @@ def test_finite_rows_are_told_exactly() -> None:
     )
     assert finite_rows(rows).tolist() == [True, True, False, False, True]
     assert finite_rows(torch.empty(3, 0)).tolist() == [True] * 3
+
+
+def test_long_messages_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allgather, "_PIECE", 5)
+
+    def ranks_hear_each_other(transport: Transport) -> None:
+        gathering = Allgather(transport, Ledger()).start(bytes(range(7 * transport.rank)), 0)
+        gathering.wait()
+        for rank, data in enumerate(gathering.messages):
+            assert data.tolist() == list(range(7 * rank))
+
+    run_ranks(3, ranks_hear_each_other)
 
 
 def message(round_: int = 3, stop: bool = False) -> bytes:
@@ -86,6 +101,30 @@ def test_a_payload_that_cannot_be_read_is_named_with_its_party() -> None:
 def test_a_message_of_another_round_is_refused() -> None:
     with pytest.raises(WireError, match="round 3 with 2 buffers, expected round 4"):
         unpack(message(), 4)
+
+
+class Spoiling(Allgather):
+    """Alters the last payload on its way."""
+
+    def start(self, message: bytes | bytearray, payload_bytes: int) -> Gathering:
+        altered = bytearray(message)
+        altered[-8] ^= 1
+        return super().start(altered, payload_bytes)
+
+
+def test_what_cannot_be_decoded_is_named_with_its_rank_and_party() -> None:
+    def exchange(collective: Allgather, encoder: Plain) -> PayloadExchange:
+        device = torch.device("cpu")
+        return PayloadExchange(solo(), Identity(), {"update": encoder}, collective, n=5, device=device)
+
+    altered = exchange(Spoiling(solo(), Ledger()), Plain(Identity()))
+    foreign = exchange(Allgather(solo(), Ledger()), Plain(OneBit()))
+    for one, why in ((altered, "checksum"), (foreign, "codec")):
+        one.open(0, 1.0)
+        one.add([4], {"update": torch.ones(1, 5)}, np.ones(1, np.float32), torch.zeros(1))
+        one.travel()
+        with pytest.raises(WireError, match=rf"rank 0: party 4: .*{why}"):
+            one.result()
 
 
 @pytest.mark.parametrize(("weight", "loss"), [(-1.0, 0.0), (float("nan"), 0.0), (1.0, float("inf"))])
