@@ -1,6 +1,15 @@
 """What pyproject.toml cannot say: the kernels' place and their compilation."""
 
+from pathlib import Path
+
 from setuptools import Extension, find_packages, setup
+
+CPU = Path("kernels", "cpu")
+
+
+def files(*endings: str) -> list[str]:
+    return sorted(str(path) for ending in endings for path in CPU.glob(f"*{ending}"))
+
 
 setup(
     # Installed as a top-level package of its own, kernels/ would clash with others of that name.
@@ -10,22 +19,8 @@ setup(
     ext_modules=[
         Extension(
             "hpc_fl._kernels._cpu",
-            [
-                f"kernels/cpu/{name}.cpp"
-                for name in (
-                    "call",
-                    "index",
-                    "isa",
-                    "isa_avx2",
-                    "isa_avx512",
-                    "isa_portable",
-                    "quantize",
-                    "sign",
-                    "sparse",
-                    "topk",
-                )
-            ],
-            depends=[f"kernels/cpu/{name}" for name in ("blocks.h", "blocks.inl", "kernels.h", "lanes.inl", "parts.h")],
+            files(".cpp"),
+            depends=files(".h", ".inl"),
             language="c++",
             # Products and sums are not contracted: every instruction set has the reference's bits.
             extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-Wall", "-Wextra"],

@@ -1,18 +1,12 @@
 // A few bits an element, stochastically rounded, with a scale for each group of elements.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "kernels.h"
+#include "magnitude.h"
 #include "parts.h"
 
 namespace {
-
-float float_of(uint32_t key) {
-    float x;
-    std::memcpy(&x, &key, 4);
-    return x;
-}
 
 // Parts that begin where a group of `size` elements does.
 int64_t group_begin(int64_t n, int64_t size, int32_t threads, int32_t part) {
@@ -53,11 +47,11 @@ int32_t hpc_add_quantize(int32_t isa, int32_t threads, const float* g, const flo
             const uint32_t highest = corrected.add(begin, end, total);
             top[part] = std::max(top[part], highest);
             if (top[part] >= INFINITE) return;
-            scales[begin / size] = float_of(highest);
+            scales[begin / size] = magnitude_of(highest);
             for_blocks(begin, end, [&](int64_t i, int64_t length) {
                 // A group longer than a block was only measured: without c its sums are formed again.
                 if (!c && end - begin > BLOCK) blocks.add(g + i, e ? e + i : nullptr, total, length);
-                blocks.quantize(c ? c + i : total, c ? c + i : nullptr, length, i, width, float_of(highest), key,
+                blocks.quantize(c ? c + i : total, c ? c + i : nullptr, length, i, width, magnitude_of(highest), key,
                                 codes + i / 8 * width);
             });
         }

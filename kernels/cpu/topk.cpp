@@ -13,28 +13,15 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 #include <numeric>
 #include <vector>
 
 #include "kernels.h"
+#include "magnitude.h"
 #include "parts.h"
+#include "workspace.h"
 
 namespace {
-
-uint32_t key_of(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return bits & MAGNITUDE;
-}
-
-float magnitude_of(uint32_t key) {
-    float x;
-    std::memcpy(&x, &key, 4);
-    return x;
-}
 
 // What is selected from: g + e as long as nothing was written, then c.
 struct Source {
@@ -42,26 +29,6 @@ struct Source {
     const float* e;
     float at(int64_t i) const { return e ? g[i] + e[i] : g[i]; }
     const float* e_from(int64_t i) const { return e ? e + i : nullptr; }
-};
-
-// Memory that is kept from call to call. What is not written to costs nothing.
-class Workspace {
-  public:
-    ~Workspace() { std::free(memory_); }
-
-    char* of(size_t bytes) {
-        if (bytes > size_) {
-            std::free(memory_);
-            memory_ = static_cast<char*>(std::malloc(bytes));
-            size_ = memory_ ? bytes : 0;
-            if (!memory_) throw std::bad_alloc();
-        }
-        return memory_;
-    }
-
-  private:
-    char* memory_ = nullptr;
-    size_t size_ = 0;
 };
 
 struct Guess {
@@ -322,32 +289,6 @@ int64_t hpc_add_topk(int32_t isa, int32_t threads, const float* g, const float* 
     const Status status = topk.run(key_of(hint), reinterpret_cast<int32_t*>(work),
                                    reinterpret_cast<float*>(work) + threads * room, room, &key);
     return status == OK ? static_cast<int64_t>(key) : -status;
-}
-
-// The number of elements above tau, compacted; negative: -NOT_FINITE. indices and values have room for n.
-int64_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
-                          float tau, int32_t* indices, float* values) {
-    const Blocks& blocks = blocks_of(isa);
-    const uint32_t bar = std::min(key_of(tau), INFINITE) + 1;
-    std::vector<Found> parts(threads);
-    std::vector<uint32_t> top(threads, 0);
-    for_parts(threads, [&](int32_t part) {
-        const int64_t begin = part_begin(n, threads, part), end = part_begin(n, threads, part + 1);
-        Found found{indices + begin, values + begin, 0, end - begin};
-        int64_t taken = 0;
-        for_blocks(begin, end, [&](int64_t i, int64_t length) {
-            top[part] = std::max(top[part], blocks.select(g + i, e ? e + i : nullptr, c ? c + i : nullptr, length,
-                                                          i, bar, bar, &found, &taken));
-        });
-        parts[part] = found;
-    });
-    int64_t total = 0;
-    for (const Found& found : parts) {
-        std::memmove(indices + total, found.indices, found.count * sizeof *indices);
-        std::memmove(values + total, found.values, found.count * sizeof *values);
-        total += found.count;
-    }
-    return *std::max_element(top.begin(), top.end()) < INFINITE ? total : -NOT_FINITE;
 }
 
 }  // extern "C"
