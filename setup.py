@@ -15,7 +15,6 @@ setup(
     # Installed as a top-level package of its own, kernels/ would clash with others of that name.
     packages=[*find_packages(include=["hpc_fl*"]), "hpc_fl._kernels"],
     package_dir={"hpc_fl._kernels": "kernels"},
-    package_data={"hpc_fl._kernels": ["cpu/*", "cuda/*"]},
     ext_modules=[
         Extension(
             "hpc_fl._kernels._cpu",
