@@ -27,7 +27,7 @@
 namespace simt {
 
 constexpr size_t STACK = 128 * 1024;
-constexpr int IDLE_TURNS = 20000;  // turns in which threads only wait, until that is called for ever
+constexpr int IDLE_TURNS = 5000;  // turns with a wait in them, and nothing that could end it: called for ever
 
 enum class State { RUNS, BARRIER, WARP, DONE };
 enum class Order { FORWARD, REVERSE, SHUFFLED };
@@ -66,6 +66,7 @@ struct Machine {
     void (*entry)(void**) = nullptr;
     void** arguments = nullptr;
     std::string error;
+    int idle = 0;  // turns with a wait since a barrier was passed, a thread ended, or an atomic came
     std::vector<void*> stacks;
 #if defined(__x86_64__)
     void* scheduler = nullptr;
@@ -250,29 +251,31 @@ static std::string describe(const Block& block) {
     return text;
 }
 
-enum class Turn { MOVED, WAITED, ENDED, STUCK };
+enum class Turn { MOVED, ENDED, STUCK };
 
 // Each thread that can, runs once; then barriers and warp operations that are complete let go.
 static Turn turn(Block& block) {
     enter(block);
-    bool moved = false, waited = false;
+    bool moved = false, waited = false, ended = false;
     for (const unsigned t : permuted(block.fibers.size())) {
         Fiber& fiber = block.fibers[t];
         if (fiber.state != State::RUNS) continue;
         fiber.waits = false;
         run_fiber(fiber);
-        (fiber.waits ? waited : moved) = true;
+        moved = true;
+        waited |= fiber.waits;
+        ended |= fiber.state == State::DONE;
     }
     size_t barrier = 0, done = 0;
     for (const Fiber& f : block.fibers) barrier += f.state == State::BARRIER, done += f.state == State::DONE;
-    if (done == block.fibers.size()) return Turn::ENDED;
-    if (barrier == block.fibers.size()) {
+    if (barrier == block.fibers.size())
         for (Fiber& f : block.fibers) f.state = State::RUNS;
-        moved = true;
-    }
+    moved |= barrier == block.fibers.size();
     for (size_t w = 0; w < block.fibers.size(); w += 32)
         moved |= release_warp(&block.fibers[w], static_cast<unsigned>(std::min<size_t>(32, block.fibers.size() - w)));
-    return moved ? Turn::MOVED : waited ? Turn::WAITED : Turn::STUCK;
+    machine.idle += waited;
+    if (ended || barrier == block.fibers.size()) machine.idle = 0;
+    return done == block.fibers.size() ? Turn::ENDED : moved ? Turn::MOVED : Turn::STUCK;
 }
 
 static void start(Block& block, unsigned number, size_t slot) {
@@ -300,13 +303,12 @@ static void run_grid() {
         start(blocks[next], numbers[next], next);
         running.push_back(next);
     }
-    for (int idle = 0; !running.empty();) {
+    while (!running.empty()) {
         const size_t chosen = dice() % running.size();
         Block& block = blocks[running[chosen]];
         const Turn result = turn(block);
-        idle = result == Turn::WAITED ? idle + 1 : 0;
-        if (result == Turn::STUCK || idle > IDLE_TURNS) {
-            machine.error = (idle ? "waits for ever: " : "deadlock: ") + describe(block);
+        if (result == Turn::STUCK || machine.idle > IDLE_TURNS) {
+            machine.error = (result == Turn::STUCK ? "deadlock: " : "waits for ever: ") + describe(block);
             return;
         }
         if (result != Turn::ENDED) continue;
@@ -360,6 +362,7 @@ static unsigned vote(const char* operation, unsigned mask, bool yes) {
 template <class T, class F>
 T atomically(T* place, F change) {
     if (machine.order == Order::SHUFFLED && dice() % 8 == 0) pause(State::RUNS);
+    machine.idle = 0;
     const T before = *place;
     *place = change(before);
     return before;
@@ -394,6 +397,7 @@ static int launch(const Entry* entries, size_t count, const char* name, unsigned
     machine.grid = {grid}, machine.block_size = {block};
     machine.arguments = arguments;
     machine.block = nullptr;
+    machine.idle = 0;
     if (machine.entry) run_grid();
     std::snprintf(message, room, "%s: %s", name, machine.error.c_str());
     return !machine.error.empty();

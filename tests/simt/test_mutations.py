@@ -29,9 +29,12 @@ MUTATIONS = [
         "threshold",
         "threshold",
     ),
-    Mutation("common.cuh", "if (closed) break;", "break;", "threshold", "threshold"),
     Mutation(
-        "common.cuh", "shared.tile = atomicAdd", "shared.tile = blockIdx.x + 0 * atomicAdd", "index", "mask"
+        "common.cuh",
+        "shared.tile = atomicAdd",
+        "shared.tile = blockIdx.x + 0 * atomicAdd",
+        "threshold",
+        "threshold",
     ),
     Mutation("topk.cu", "m == threshold)", "m == threshold + 1)", "topk", "topk"),
     Mutation("topk.cu", "equal >= ties)", "equal > ties)", "topk", "topk"),
