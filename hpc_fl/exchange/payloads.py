@@ -72,8 +72,10 @@ class PayloadExchange:
                 self._outgoing.add(Contribution(party, weight, loss, payloads))
 
     def _encode(self, party: int, loss: float, rows: Mapping[str, Tensor]) -> tuple[Payload, ...]:
-        """The payloads of all buffers, in the order of the encoders, or none: of several buffers, one that
-        cannot be encoded must not leave the others' residuals changed.
+        """The payloads of all buffers, in the order of the encoders, or none.
+
+        Of several buffers, one that is not finite must not leave the others' residuals changed: so all are
+        looked at first. What this cannot see is a sum with the residual that leaves the range of float32.
         """
         several = len(rows) > 1
         if not math.isfinite(loss) or (several and not all(row.isfinite().all() for row in rows.values())):
