@@ -82,7 +82,8 @@ class Backend(Protocol):
         ``e`` and ``e_scales`` are ``c`` and ``scales`` of the call before: what was kept back is formed only
         now, as e - copysign(scale, e), so that c = g + (e - copysign(scale, e)) in one pass. ``bits``
         (ceil(n / 8)): bit i % 8 of byte i // 8 is the sign bit of c[i]; the bits past n are 0. ``scales``:
-        the mean of \\|c\\| over the segment, 0 for an empty one. Bounds ascend from 0 to n.
+        the mean of \\|c\\| over the segment, 0 for an empty one. Bounds ascend from 0 to n: the CPU looks,
+        and raises :class:`CodecError`; a GPU, which would have to wait, trusts them.
         """
         ...
 

@@ -44,8 +44,8 @@ class Checked:
         hint: float | Array = 0.0,
     ) -> float | Array:
         n = self._update(g, e, c)
-        k = self._array("indices", indices, _INT32)
-        self._array("values", values, _FLOAT32, k)
+        k = self._out("indices", indices, _INT32)
+        self._out("values", values, _FLOAT32, k)
         if k > n:
             raise CodecError(f"top-k: k = {k} of a buffer of {n} elements; at most {n}")
         return self._backend.add_topk(g, e, c, indices, values, hint)
@@ -54,8 +54,8 @@ class Checked:
         self, g: Array, e: Array | None, c: Array | None, tau: float, indices: Array, values: Array
     ) -> int:
         n = self._update(g, e, c)
-        self._array("indices", indices, _INT32, n)
-        self._array("values", values, _FLOAT32, n)
+        self._out("indices", indices, _INT32, n)
+        self._out("values", values, _FLOAT32, n)
         if not tau >= 0:
             raise CodecError(f"threshold: {tau} given, 0 or more expected")
         return self._backend.add_threshold(g, e, c, tau, indices, values)
@@ -71,9 +71,9 @@ class Checked:
         scales: Array,
     ) -> None:
         n = self._update(g, e, c)
-        segments = self._bounds(bounds, n)
-        self._array("bits", bits, _UINT8, -(-n // 8))
-        self._array("scales", scales, _FLOAT32, segments)
+        segments = self._array("bounds", bounds, _INT64) - 1
+        self._out("bits", bits, _UINT8, -(-n // 8))
+        self._out("scales", scales, _FLOAT32, segments)
         if (e is None) != (e_scales is None):
             raise CodecError("sign: what was kept back and its scales go together: give both or neither")
         if e_scales is not None:
@@ -82,13 +82,13 @@ class Checked:
 
     def sign_residual(self, c: Array, bounds: Array, scales: Array, out: Array) -> None:
         n = self._array("c", c, _FLOAT32)
-        self._array("scales", scales, _FLOAT32, self._bounds(bounds, n))
-        self._array("out", out, _FLOAT32, n)
+        self._array("scales", scales, _FLOAT32, self._array("bounds", bounds, _INT64) - 1)
+        self._out("out", out, _FLOAT32, n)
         self._backend.sign_residual(c, bounds, scales, out)
 
     def add_signs(self, bits: Array, bounds: Array, scales: Array, weight: float, out: Array) -> None:
-        n = self._array("out", out, _FLOAT32)
-        self._array("scales", scales, _FLOAT32, self._bounds(bounds, n))
+        n = self._out("out", out, _FLOAT32)
+        self._array("scales", scales, _FLOAT32, self._array("bounds", bounds, _INT64) - 1)
         self._array("bits", bits, _UINT8, -(-n // 8))
         self._backend.add_signs(bits, bounds, scales, weight, out)
 
@@ -98,13 +98,13 @@ class Checked:
             raise CodecError(
                 f"rows: {rows.dtype} {tuple(rows.shape)} given, contiguous uint8 (m, nbytes) expected"
             )
-        self._array("out", out, _UINT8, rows.shape[1])
+        self._out("out", out, _UINT8, rows.shape[1])
         self._backend.majority(rows, out)
 
     def scatter_add(self, indices: Array, values: Array, weight: float, out: Array) -> None:
         k = self._array("indices", indices, _INT32)
         self._array("values", values, _FLOAT32, k)
-        self._array("out", out, _FLOAT32)
+        self._out("out", out, _FLOAT32)
         self._backend.scatter_add(indices, values, weight, out)
 
     def merge_add(
@@ -119,8 +119,8 @@ class Checked:
         a, b = self._array("a_indices", a_indices, _INT32), self._array("b_indices", b_indices, _INT32)
         self._array("a_values", a_values, _FLOAT32, a)
         self._array("b_values", b_values, _FLOAT32, b)
-        self._array("indices", indices, _INT32, a + b)
-        self._array("values", values, _FLOAT32, a + b)
+        self._out("indices", indices, _INT32, a + b)
+        self._out("values", values, _FLOAT32, a + b)
         return self._backend.merge_add(a_indices, a_values, b_indices, b_values, indices, values)
 
     def add_quantize(
@@ -143,27 +143,27 @@ class Checked:
     def add_dequantized(
         self, codes: Array, scales: Array, width: int, block: int, weight: float, out: Array
     ) -> None:
-        self._quantized(self._array("out", out, _FLOAT32), width, block, codes, scales)
+        self._quantized(self._out("out", out, _FLOAT32), width, block, codes, scales)
         self._backend.add_dequantized(codes, scales, width, block, weight, out)
 
     def encode_gaps(self, indices: Array, out: Array) -> int:
         k = self._array("indices", indices, _INT32)
-        self._array("out", out, _UINT8, 5 * k)
+        self._out("out", out, _UINT8, 5 * k)
         return self._backend.encode_gaps(indices, out)
 
     def decode_gaps(self, code: Array, n: int, indices: Array) -> None:
         self._array("code", code, _UINT8)
-        self._array("indices", indices, _INT32)
+        self._out("indices", indices, _INT32)
         self._backend.decode_gaps(code, n, indices)
 
     def encode_mask(self, indices: Array, mask: Array) -> None:
         self._array("indices", indices, _INT32)
-        self._array("mask", mask, _UINT8)
+        self._out("mask", mask, _UINT8)
         self._backend.encode_mask(indices, mask)
 
     def decode_mask(self, mask: Array, n: int, indices: Array) -> None:
         self._array("mask", mask, _UINT8, -(-n // 8))
-        self._array("indices", indices, _INT32)
+        self._out("indices", indices, _INT32)
         self._backend.decode_mask(mask, n, indices)
 
     def _update(self, g: Array, e: Array | None, c: Array | None) -> int:
@@ -171,7 +171,7 @@ class Checked:
         if e is not None:
             self._array("residual", e, _FLOAT32, n)
         if c is not None:
-            self._array("next residual", c, _FLOAT32, n)
+            self._out("next residual", c, _FLOAT32, n)
             if c is e:
                 raise CodecError("next residual: the memory of the residual itself; it must stay as it was")
         if n > MAX_N:
@@ -186,15 +186,16 @@ class Checked:
         self._array("codes", codes, _UINT8, -(-n // 8) * width)
         self._array("scales", scales, _FLOAT32, -(-n // block))
 
-    def _bounds(self, bounds: Array, n: int) -> int:
-        """The number of segments. On a GPU, where to look is to wait, bounds are trusted to ascend to n."""
-        segments = self._array("bounds", bounds, _INT64) - 1
-        if self._kind is not np.ndarray:
-            return segments
-        whole = segments >= 0 and bounds[0] == 0 and bounds[-1] == n
-        if not whole or (segments > 1 and (bounds[1:] < bounds[:-1]).any()):
-            raise CodecError(f"bounds: must ascend from 0 to {n}")
-        return segments
+    def _out(self, what: str, x: Any, dtype: np.dtype[Any], size: int | None = None) -> int:
+        """The same of what is to be written."""
+        found: int
+        if type(x) is np.ndarray and x.dtype is dtype and x.ndim == 1 and x.flags.carray:
+            found = x.size
+            if size is None or size == found:
+                return found
+        elif type(x) is np.ndarray and not x.flags.writeable:
+            raise CodecError(f"{what}: a read-only array given, it is to be written")
+        return self._array(what, x, dtype, size)
 
     def _array(self, what: str, x: Any, dtype: np.dtype[Any], size: int | None = None) -> int:
         found: int

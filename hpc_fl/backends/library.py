@@ -11,6 +11,9 @@ from pathlib import Path
 from struct import Struct
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpc_fl.errors import ConfigError
 
 Call = Callable[..., int]
@@ -49,8 +52,18 @@ def find_library() -> Path | None:
     return path if path.exists() else None
 
 
+def data_offset() -> int:
+    """Where an array object holds the address of its data; 0 where that is not where NumPy's headers say."""
+    arrays = [np.zeros(8, dtype)[first:] for first in (0, 3) for dtype in (np.uint8, np.float32, np.int64)]
+    offset = object.__basicsize__
+    held = [ctypes.c_void_p.from_address(id(array) + offset).value for array in arrays]
+    return offset if held == [array.__array_interface__["data"][0] for array in arrays] else 0
+
+
 class Library:
     """The library at ``path``. ``calls``: each kernel by its name, taking the arguments of its C function.
+
+    For an address they take what ``at`` makes of an array, or None.
 
     ctypes releases the GIL while a kernel runs. ``sets``: the number of each instruction set that this
     processor can run, by its name, the best last.
@@ -59,8 +72,10 @@ class Library:
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.hpc_call.restype = ctypes.c_int64
-        self._library.hpc_call.argtypes = (ctypes.c_int32, ctypes.c_char_p)
+        self._library.hpc_call.argtypes = (ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64)
         self._library.hpc_isa_name.restype = ctypes.c_char_p
+        self._offset = data_offset()
+        self.at: Callable[[NDArray[Any] | None], int] = _itself if self._offset else _address
         self.calls = {
             name: self._call_of(number, form) for number, (name, form) in enumerate(_KERNELS.items())
         }
@@ -72,13 +87,22 @@ class Library:
 
     def _call_of(self, number: int, form: str) -> Call:
         pack = Struct("<" + "".join(_SLOTS[kind] for kind in form)).pack
-        enter = self._library.hpc_call
+        enter, offset = self._library.hpc_call, self._offset
 
         def call(*arguments: Any) -> int:
-            result: int = enter(number, pack(*arguments))
+            result: int = enter(number, pack(*arguments), offset)
             return result
 
         return call
+
+
+def _itself(array: NDArray[Any] | None) -> int:
+    """The array's own place in memory (CPython's id), which the library looks into."""
+    return 0 if array is None else id(array)
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else array.__array_interface__["data"][0]
 
 
 @cache

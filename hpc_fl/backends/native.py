@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final
@@ -23,8 +21,6 @@ Bounds = NDArray[np.int64]
 
 _PER_THREAD: Final = 65_536
 """Elements below which another thread costs more than it saves (it takes about 10 us to start)."""
-_address: Final = ctypes.addressof
-_first_byte: Final[Callable[[Any], Any]] = ctypes.c_char.from_buffer
 _KEY: Final = Struct("<I")
 _MAGNITUDE: Final = Struct("<f")
 _GREATEST: Final = float(np.finfo(np.float32).max)
@@ -52,7 +48,8 @@ class Native:
             raise ConfigError(
                 f"instruction set: {self.isa} given, this processor has {', '.join(found.sets)}"
             )
-        self._isa, self._threads, self._call = found.sets[self.isa], threads, found.calls
+        self._isa, self._threads = found.sets[self.isa], threads
+        self._call, self._at = found.calls, found.at
 
     def empty(self, size: int, dtype: str) -> NDArray[Any]:
         return np.empty(size, dtype)
@@ -63,20 +60,37 @@ class Native:
     def add_topk(
         self, g: Floats, e: Floats | None, c: Floats | None, indices: Ints, values: Floats, hint: float = 0.0
     ) -> float:
+        at = self._at
         key = self._call["add_topk"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, indices.size,
-            min(hint, _GREATEST), _to(indices), _to(values),
-        )  # fmt: skip
+            self._isa,
+            self._threads_for(g.size),
+            at(g),
+            at(e),
+            at(c),
+            g.size,
+            indices.size,
+            min(hint, _GREATEST),
+            at(indices),
+            at(values),
+        )
         _refuse_spoilt(key)
         return _MAGNITUDE.unpack(_KEY.pack(key))[0]  # type: ignore[no-any-return]
 
     def add_threshold(
         self, g: Floats, e: Floats | None, c: Floats | None, tau: float, indices: Ints, values: Floats
     ) -> int:
+        at = self._at
         count = self._call["add_threshold"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, min(tau, _GREATEST),
-            _to(indices), _to(values),
-        )  # fmt: skip
+            self._isa,
+            self._threads_for(g.size),
+            at(g),
+            at(e),
+            at(c),
+            g.size,
+            min(tau, _GREATEST),
+            at(indices),
+            at(values),
+        )
         _refuse_spoilt(count)
         return count
 
@@ -90,41 +104,65 @@ class Native:
         bits: Bytes,
         scales: Floats,
     ) -> None:
+        at = self._at
         status = self._call["add_sign"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _at(e_scales), _to(c), g.size, _at(bounds),
-            scales.size, _to(bits), _to(scales),
-        )  # fmt: skip
+            self._isa,
+            self._threads_for(g.size),
+            at(g),
+            at(e),
+            at(e_scales),
+            at(c),
+            g.size,
+            at(bounds),
+            scales.size,
+            at(bits),
+            at(scales),
+        )
+        _refuse_bounds(status, g.size)
         _refuse_spoilt(-status)
 
     def sign_residual(self, c: Floats, bounds: Bounds, scales: Floats, out: Floats) -> None:
-        self._call["sign_residual"](
+        at = self._at
+        status = self._call["sign_residual"](
             self._isa,
             self._threads_for(c.size),
-            _at(c),
+            at(c),
             c.size,
-            _at(bounds),
+            at(bounds),
             scales.size,
-            _at(scales),
-            _to(out),
+            at(scales),
+            at(out),
         )
+        _refuse_bounds(status, c.size)
 
     def add_signs(self, bits: Bytes, bounds: Bounds, scales: Floats, weight: float, out: Floats) -> None:
-        self._call["add_signs"](
-            self._isa, self._threads_for(out.size), _at(bits), out.size, _at(bounds), scales.size,
-            _at(scales), weight, _to(out),
-        )  # fmt: skip
+        at = self._at
+        status = self._call["add_signs"](
+            self._isa,
+            self._threads_for(out.size),
+            at(bits),
+            out.size,
+            at(bounds),
+            scales.size,
+            at(scales),
+            weight,
+            at(out),
+        )
+        _refuse_bounds(status, out.size)
 
     def majority(self, rows: NDArray[np.uint8], out: Bytes) -> None:
-        self._call["majority"](self._threads_for(rows.size), _at(rows), *rows.shape, _to(out))
+        at = self._at
+        self._call["majority"](self._threads_for(rows.size), at(rows), *rows.shape, at(out))
 
     def scatter_add(self, indices: Ints, values: Floats, weight: float, out: Floats) -> None:
+        at = self._at
         status = self._call["scatter_add"](
             self._threads_for(indices.size),
-            _at(indices),
-            _at(values),
+            at(indices),
+            at(values),
             indices.size,
             weight,
-            _to(out),
+            at(out),
             out.size,
         )
         if status == _BAD_INDEX:
@@ -141,10 +179,17 @@ class Native:
         indices: Ints,
         values: Floats,
     ) -> int:
+        at = self._at
         return self._call["merge_add"](
-            _at(a_indices), _at(a_values), a_indices.size, _at(b_indices), _at(b_values), b_indices.size,
-            _to(indices), _to(values),
-        )  # fmt: skip
+            at(a_indices),
+            at(a_values),
+            a_indices.size,
+            at(b_indices),
+            at(b_values),
+            b_indices.size,
+            at(indices),
+            at(values),
+        )
 
     def add_quantize(
         self,
@@ -157,29 +202,49 @@ class Native:
         codes: Bytes,
         scales: Floats,
     ) -> None:
+        at = self._at
         status = self._call["add_quantize"](
-            self._isa, self._threads_for(g.size), _at(g), _at(e), _to(c), g.size, width, block, key,
-            _to(codes), _to(scales),
-        )  # fmt: skip
+            self._isa,
+            self._threads_for(g.size),
+            at(g),
+            at(e),
+            at(c),
+            g.size,
+            width,
+            block,
+            key,
+            at(codes),
+            at(scales),
+        )
         _refuse_spoilt(-status)
 
     def add_dequantized(
         self, codes: Bytes, scales: Floats, width: int, block: int, weight: float, out: Floats
     ) -> None:
+        at = self._at
         self._call["add_dequantized"](
-            self._isa, self._threads_for(out.size), _at(codes), _at(scales), width, block, weight, _to(out),
+            self._isa,
+            self._threads_for(out.size),
+            at(codes),
+            at(scales),
+            width,
+            block,
+            weight,
+            at(out),
             out.size,
-        )  # fmt: skip
+        )
 
     def encode_gaps(self, indices: Ints, out: Bytes) -> int:
-        used = self._call["encode_gaps"](_at(indices), indices.size, _to(out))
+        at = self._at
+        used = self._call["encode_gaps"](at(indices), indices.size, at(out))
         if used < 0:
             raise CodecError("indices must ascend from 0")
         return used
 
     def decode_gaps(self, code: Bytes, n: int, indices: Ints) -> None:
+        at = self._at
         k = indices.size
-        found, status = divmod(self._call["decode_gaps"](_at(code), code.size, n, _to(indices), k), 8)
+        found, status = divmod(self._call["decode_gaps"](at(code), code.size, n, at(indices), k), 8)
         if status == _BAD_INDEX:
             raise WireError(f"gaps lead to more than {k} indices below {n}")
         if status == _BAD_VALUE:
@@ -188,11 +253,13 @@ class Native:
             raise WireError(f"gaps end after {found} of {k} indices")
 
     def encode_mask(self, indices: Ints, mask: Bytes) -> None:
-        if self._call["encode_mask"](_at(indices), indices.size, _to(mask), mask.size):
+        at = self._at
+        if self._call["encode_mask"](at(indices), indices.size, at(mask), mask.size):
             raise CodecError(f"indices beyond a mask of {mask.size} bytes")
 
     def decode_mask(self, mask: Bytes, n: int, indices: Ints) -> None:
-        if self._call["decode_mask"](_at(mask), n, _to(indices), indices.size):
+        at = self._at
+        if self._call["decode_mask"](at(mask), n, at(indices), indices.size):
             Reference().decode_mask(mask, n, indices)  # refuses it as well, and says why
 
     def _threads_for(self, n: int) -> int:
@@ -202,21 +269,9 @@ class Native:
         return min(most, n // _PER_THREAD)
 
 
-def _at(array: NDArray[Any] | None) -> int:
-    """The address of the first element; 0 where there is no array."""
-    if array is None:
-        return 0
-    try:
-        return _address(_first_byte(array))  # a third of the time of what follows
-    except (TypeError, ValueError):  # read-only, or empty
-        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
-
-
-def _to(array: NDArray[Any] | None) -> int:
-    """The same of an array that is to be written."""
-    if array is not None and not array.flags.writeable:
-        raise CodecError("an output is read-only: give an array of your own")
-    return _at(array)
+def _refuse_bounds(status: int, n: int) -> None:
+    if status == _BAD_INDEX:
+        raise CodecError(f"bounds must ascend from 0 to {n}")
 
 
 def _refuse_spoilt(status: int) -> None:

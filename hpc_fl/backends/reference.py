@@ -58,7 +58,8 @@ class Reference:
         if e is None or e_scales is None:
             total = _corrected(g, None)
         else:
-            total = _corrected(g, e - np.copysign(_spread(e_scales, bounds), e))
+            total = _corrected(g, e - np.copysign(_spread(e_scales, bounds, len(g)), e))
+        _look_at(bounds, len(g))
         for s in range(len(scales)):
             segment = np.abs(total[bounds[s] : bounds[s + 1]])
             scales[s] = segment.mean(dtype=np.float64) if segment.size else 0
@@ -67,10 +68,10 @@ class Reference:
             c[:] = total
 
     def sign_residual(self, c: Floats, bounds: Bounds, scales: Floats, out: Floats) -> None:
-        np.subtract(c, np.copysign(_spread(scales, bounds), c), out=out)
+        np.subtract(c, np.copysign(_spread(scales, bounds, len(c)), c), out=out)
 
     def add_signs(self, bits: Bytes, bounds: Bounds, scales: Floats, weight: float, out: Floats) -> None:
-        step = _spread(np.float32(weight) * scales, bounds)
+        step = _spread(np.float32(weight) * scales, bounds, len(out))
         negative = np.unpackbits(bits, count=len(out), bitorder="little").astype(bool)
         out += np.where(negative, -step, step)
 
@@ -207,6 +208,13 @@ def _take(total: Floats, taken: NDArray[Any], c: Floats | None, indices: Ints, v
         c[taken] = 0
 
 
-def _spread(scales: Floats, bounds: Bounds) -> Floats:
+def _spread(scales: Floats, bounds: Bounds, n: int) -> Floats:
     """Each segment's scale, once for each of its elements."""
+    _look_at(bounds, n)
     return np.repeat(scales, np.diff(bounds))
+
+
+def _look_at(bounds: Bounds, n: int) -> None:
+    whole = len(bounds) > 0 and bounds[0] == 0 and bounds[-1] == n
+    if not whole or (np.diff(bounds) < 0).any():
+        raise CodecError(f"bounds must ascend from 0 to {n}")

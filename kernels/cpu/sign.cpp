@@ -16,6 +16,11 @@ struct Bounds {
     const int64_t* at;
     int64_t segments;
 
+    // Whether they ascend from 0 to n: what is beyond would be beyond the arrays.
+    bool cover(int64_t n) const {
+        return segments >= 0 && at[0] == 0 && at[segments] == n && std::is_sorted(at, at + segments + 1);
+    }
+
     // The segment that holds element i.
     int64_t of(int64_t i) const { return std::upper_bound(at, at + segments + 1, i) - at - 1; }
 };
@@ -74,6 +79,7 @@ int32_t hpc_add_sign(int32_t isa, int32_t threads, const float* g, const float* 
                      float* scales) {
     const Blocks& blocks = blocks_of(isa);
     const Bounds cuts{bounds, segments};
+    if (!cuts.cover(n)) return BAD_INDEX;
     Sums sums(n, cuts);
     std::vector<uint32_t> top(threads, 0);
     for_parts(threads, [&](int32_t part) {
@@ -100,8 +106,10 @@ int32_t hpc_add_sign(int32_t isa, int32_t threads, const float* g, const float* 
 int32_t hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t n, const int64_t* bounds,
                        int64_t segments, const float* scales, float* out) {
     const Blocks& blocks = blocks_of(isa);
+    const Bounds cuts{bounds, segments};
+    if (!cuts.cover(n)) return BAD_INDEX;
     for_parts(threads, [&](int32_t part) {
-        for_pieces({bounds, segments}, part_begin(n, threads, part), part_begin(n, threads, part + 1),
+        for_pieces(cuts, part_begin(n, threads, part), part_begin(n, threads, part + 1),
                    [&](int64_t segment, int64_t i, int64_t length) {
                        blocks.unsign(c + i, scales[segment], out + i, length);
                    });
@@ -112,8 +120,10 @@ int32_t hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t 
 int32_t hpc_add_signs(int32_t isa, int32_t threads, const uint8_t* bits, int64_t n, const int64_t* bounds,
                    int64_t segments, const float* scales, float weight, float* out) {
     const Blocks& blocks = blocks_of(isa);
+    const Bounds cuts{bounds, segments};
+    if (!cuts.cover(n)) return BAD_INDEX;
     for_parts(threads, [&](int32_t part) {
-        for_pieces({bounds, segments}, part_begin(n, threads, part), part_begin(n, threads, part + 1),
+        for_pieces(cuts, part_begin(n, threads, part), part_begin(n, threads, part + 1),
                    [&](int64_t segment, int64_t i, int64_t length) {
                        const uint8_t shifted = static_cast<uint8_t>(bits[i / 8] >> (i % 8));
                        blocks.add_signs(i % 8 ? &shifted : bits + i / 8, weight * scales[segment], out + i,

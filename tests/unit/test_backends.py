@@ -126,7 +126,7 @@ def test_the_residual_is_not_written_over(backend: Backend) -> None:
 def test_a_read_only_output_is_refused() -> None:
     out = floats(8)
     out.flags.writeable = False
-    with pytest.raises(CodecError, match="read-only"):
+    with pytest.raises(CodecError, match="a read-only array given"):
         BACKENDS["native"].scatter_add(ints(1), floats(1), 1.0, out)
     assert (out == 1).all()
 
