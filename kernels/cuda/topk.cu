@@ -119,6 +119,7 @@ topk_sample(const float* g, const float* e, i64 n, u32 k, float hint, const floa
         __syncthreads();
 #pragma unroll
         for (int j = 0; j < SAMPLES; ++j) {
+            if ((u32)(j * SAMPLE_THREADS) >= size) continue;  // the same for all threads
             const bool on = j * SAMPLE_THREADS + threadIdx.x < size && x[j] >> high == prefix >> high;
             count(bins, x[j] >> shift & (level ? 1023u : 2047u), on);
         }
