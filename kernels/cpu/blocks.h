@@ -46,9 +46,10 @@ struct Blocks {
     uint32_t (*add)(const float* g, const float* e, float* total, int64_t n);
 
     // Stochastic rounding of one block of a common scale: codes of `width` bits for elements first.. of the
-    // buffer; c, unless null, receives what is lost. total may be c.
+    // buffer; c, unless null, receives what is lost. total may be c. What will be read next is asked for
+    // meanwhile: this step computes, the one before it waits for memory.
     void (*quantize)(const float* total, float* c, int64_t n, int64_t first, int width, float scale,
-                     uint64_t key, uint8_t* codes);
+                     uint64_t key, uint8_t* codes, const float* next_g, const float* next_e);
 
     // out += weight * the codes' values.
     void (*dequantize)(const uint8_t* codes, int width, float scale, float weight, float* out, int64_t n);

@@ -203,8 +203,6 @@ uint32_t add(const float* g, const float* e, float* total, int64_t n) {
     I top{};
     int64_t i = 0;
     for (; i + W <= n; i += W) {
-        ask_for(g + i);
-        if (e) ask_for(e + i);
         const F x = e ? load(g + i) + load(e + i) : load(g + i);
         store(total + i, x);
         top = larger(top, magnitude(x));
@@ -229,7 +227,7 @@ inline F uniform(U i, uint32_t k0, uint32_t k1) {
     return __builtin_convertvector((I)(x >> 8), F) * 0x1p-24f;
 }
 
-// Elements that are quantised together: whole vectors, and whole words of eight codes.
+// Elements that are decoded together: whole vectors, and whole words of eight codes.
 constexpr int64_t GROUP = W < 8 ? 8 : W;
 constexpr int64_t WORDS = GROUP / 8;
 
@@ -238,53 +236,59 @@ struct Quantizer {
     int width;
     uint32_t k0, k1;
 
-    // The codes of GROUP elements, one a byte, and what is lost of them (nothing is written to null).
-    void group(const float* x, float* lost, uint32_t first, uint8_t* bytes) const {
+    // The codes of W elements, one a byte, and what is lost of them (nothing is written to null).
+    void vector(const float* x, float* lost, uint32_t first, uint8_t* codes) const {
+        constexpr uint32_t SIGN = 0x80000000u;
         U lane;
         for (int j = 0; j < W; ++j) lane[j] = static_cast<uint32_t>(j);
-        for (int64_t j = 0; j < GROUP; j += W) {
-            const F v = load(x + j);
-            const F random = uniform(lane + (first + static_cast<uint32_t>(j)), k0, k1);
-            const F share = float_of(magnitude(v)) * inverse + random;
-            const I q = __builtin_convertvector(share < levels ? share : levels, I);  // towards zero: down
-            if (lost) store(lost + j, v - with_sign(__builtin_convertvector(q, F) * unit, v));
-            const Bytes code = __builtin_convertvector(q | (I)((U)v >> 31) << (width - 1), Bytes);
-            __builtin_memcpy(bytes + j, &code, W);
-        }
+        const F v = load(x);
+        const F size = float_of(magnitude(v)) * inverse + uniform(lane + first, k0, k1);
+        const I q = __builtin_convertvector(size < levels ? size : levels, I);  // towards zero: down
+        if (lost) store(lost, v - with_sign(__builtin_convertvector(q, F) * unit, v));
+        const U sign = (U)v >> (32 - width) & SIGN >> (32 - width);
+        const Bytes code = __builtin_convertvector((U)q | sign, Bytes);
+        __builtin_memcpy(codes, &code, W);
     }
 };
 
+// Eight codes of a byte each to `width` bytes.
+inline void pack(const uint8_t* bytes, int64_t words, int width, uint8_t* codes) {
+    uint8_t* const end = codes + words * width;
+    for (; codes < end; bytes += 8, codes += width) {
+        uint64_t eight;
+        __builtin_memcpy(&eight, bytes, 8);
+        const uint64_t word = squeeze(eight, width);
+        // In one piece, where what follows is ours and yet to be written.
+        if (end - codes >= 8) __builtin_memcpy(codes, &word, 8);
+        else __builtin_memcpy(codes, &word, width);
+    }
+}
+
 void quantize(const float* total, float* c, int64_t n, int64_t first, int width, float scale, uint64_t key,
-              uint8_t* codes) {
+              uint8_t* codes, const float* next_g, const float* next_e) {
     const float levels = static_cast<float>((1 << (width - 1)) - 1);
     const float exact = levels / scale;  // infinite where the scale is 0 or hardly more
     const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(first) >> 32);
     const Quantizer quantizer{F{} + (exact < __FLT_MAX__ ? exact : __FLT_MAX__), F{} + levels,
                               F{} + scale / levels, width, static_cast<uint32_t>(key) + high * 0x9e3779b9u,
                               static_cast<uint32_t>(key >> 32)};
-    uint8_t* const end = codes + (n + 7) / 8 * width;
-    alignas(64) uint8_t code[GROUP];
-    const auto pack = [&](int64_t words) {
-        for (int64_t j = 0; j < words; ++j, codes += width) {
-            uint64_t eight;
-            __builtin_memcpy(&eight, code + 8 * j, 8);
-            const uint64_t word = squeeze(eight, width);
-            // In one piece, where what follows is ours and yet to be written.
-            if (end - codes >= 8) __builtin_memcpy(codes, &word, 8);
-            else __builtin_memcpy(codes, &word, width);
-        }
-    };
+    // First all codes, then all words: each loop has few enough instructions for several turns at once.
+    uint8_t bytes[BLOCK + GROUP];
     int64_t i = 0;
-    for (; i + GROUP <= n; i += GROUP) {
-        quantizer.group(total + i, c ? c + i : nullptr, static_cast<uint32_t>(first + i), code);
-        pack(WORDS);
+    for (; i + W <= n; i += W) {
+        __builtin_prefetch(next_g + i);
+        __builtin_prefetch(next_e + i);
+        quantizer.vector(total + i, c ? c + i : nullptr, static_cast<uint32_t>(first + i), bytes + i);
     }
-    if (i == n) return;
-    float rest[GROUP] = {}, lost[GROUP];
-    __builtin_memcpy(rest, total + i, (n - i) * 4);
-    quantizer.group(rest, lost, static_cast<uint32_t>(first + i), code);
-    pack((n - i + 7) / 8);
-    if (c) __builtin_memcpy(c + i, lost, (n - i) * 4);
+    if (i < n) {
+        float rest[W] = {}, lost[W];
+        __builtin_memcpy(rest, total + i, (n - i) * 4);
+        quantizer.vector(rest, lost, static_cast<uint32_t>(first + i), bytes + i);
+        if (c) __builtin_memcpy(c + i, lost, (n - i) * 4);
+        i += W;
+    }
+    if (i % 8) __builtin_memset(bytes + i, 0, 8 - i % 8);
+    pack(bytes, (n + 7) / 8, width, codes);
 }
 
 void dequantize(const uint8_t* codes, int width, float scale, float weight, float* out, int64_t n) {

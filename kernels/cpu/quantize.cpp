@@ -52,7 +52,7 @@ int32_t hpc_add_quantize(int32_t isa, int32_t threads, const float* g, const flo
                 // A group longer than a block was only measured: without c its sums are formed again.
                 if (!c && end - begin > BLOCK) blocks.add(g + i, e ? e + i : nullptr, total, length);
                 blocks.quantize(c ? c + i : total, c ? c + i : nullptr, length, i, width, magnitude_of(highest), key,
-                                codes + i / 8 * width);
+                                codes + i / 8 * width, g + i + length, (e ? e : g) + i + length);
             });
         }
     });

@@ -76,12 +76,13 @@ class TopK {
         if (n_ <= 256) return {0, MAGNITUDE};  // all of them are quickly looked at
         const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 64, 32768));
         std::vector<uint32_t> keys(size);
-        uint64_t state = 0x9e3779b97f4a7c15;
-        for (int64_t j = 0; j < size; ++j) {
-            const int64_t begin = n_ * j / size, end = n_ * (j + 1) / size;
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            keys[j] = key_of(source_.at(begin + static_cast<int64_t>((state >> 33) % (end - begin))));
-        }
+        for_parts(threads_, [&](int32_t part) {
+            for (int64_t j = size * part / threads_; j < size * (part + 1) / threads_; ++j) {
+                const int64_t begin = n_ * j / size, end = n_ * (j + 1) / size;
+                const uint64_t random = (j + 1) * 0x9e3779b97f4a7c15u >> 33;
+                keys[j] = key_of(source_.at(begin + static_cast<int64_t>(random % (end - begin))));
+            }
+        });
         const double rank = static_cast<double>(k_) * size / n_;
         const int64_t slack = size == n_ ? 1 : static_cast<int64_t>(4 * std::sqrt(rank)) + 4;
         const int64_t low = static_cast<int64_t>(rank) + slack, high = static_cast<int64_t>(rank) - slack;
@@ -98,20 +99,23 @@ class TopK {
         std::vector<uint32_t> top(threads_, 0);
         std::atomic<bool> full{false};
         for_parts(threads_, [&](int32_t part) {
+            // Local: counters of two threads in one cache line would cost more than all the rest.
             Found found = found_[part];
             found.count = 0;
-            uint32_t lower = guess.lower;
+            int64_t cleared = 0;
+            uint32_t lower = guess.lower, highest = 0;
             for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
                        [&](int64_t i, int64_t length) {
-                           const uint32_t highest =
-                               blocks_.select(source_.g + i, source_.e_from(i), c_ ? c_ + i : nullptr, length, i,
-                                              lower, guess.upper, &found, &taken[part]);
-                           top[part] = std::max(top[part], highest);
+                           highest = std::max(
+                               highest, blocks_.select(source_.g + i, source_.e_from(i), c_ ? c_ + i : nullptr,
+                                                       length, i, lower, guess.upper, &found, &cleared));
                            if (found.count < found.room || lower == MAGNITUDE) return;
                            full = true;
                            lower = MAGNITUDE;  // the rest is only written
                        });
             found_[part] = found;
+            taken[part] = cleared;
+            top[part] = highest;
         });
         full_ = full && n_ > 0;
         taken_ = std::accumulate(taken.begin(), taken.end(), int64_t{0});
@@ -134,11 +138,15 @@ class TopK {
 
     // The k largest of those collected, in their order.
     uint32_t choose(const Guess& guess) {
-        std::vector<uint32_t> band;
-        band.reserve(total() - taken_);
-        for (const Found& found : found_)
+        std::vector<std::vector<uint32_t>> bands(threads_);
+        for_parts(threads_, [&](int32_t part) {
+            const Found& found = found_[part];
+            bands[part].reserve(found.count);
             for (int64_t j = 0; j < found.count; ++j)
-                if (key_of(found.values[j]) < guess.upper) band.push_back(key_of(found.values[j]));
+                if (key_of(found.values[j]) < guess.upper) bands[part].push_back(key_of(found.values[j]));
+        });
+        std::vector<uint32_t>& band = bands[0];
+        for (int32_t part = 1; part < threads_; ++part) band.insert(band.end(), bands[part].begin(), bands[part].end());
         const int64_t wanted = k_ - taken_;
         uint32_t bar = guess.upper - 1;  // all that are surely taken are just enough
         if (wanted > 0) {
@@ -148,10 +156,13 @@ class TopK {
         std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
         for_parts(threads_, [&](int32_t part) {
             const Found& found = found_[part];
+            int64_t more = 0, same = 0;
             for (int64_t j = 0; j < found.count; ++j) {
-                above[part] += key_of(found.values[j]) > bar;
-                equal[part] += key_of(found.values[j]) == bar;
+                more += key_of(found.values[j]) > bar;
+                same += key_of(found.values[j]) == bar;
             }
+            above[part] = more;
+            equal[part] = same;
         });
         emit(bar, above, equal, [&](int32_t part, const int64_t*, const auto& take) {
             const Found& found = found_[part];
@@ -165,10 +176,13 @@ class TopK {
     bool take_from(uint32_t bar) {
         std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
         for_parts(threads_, [&](int32_t part) {
+            int64_t more = 0, same = 0;
             for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
                        [&](int64_t i, int64_t length) {
-                           blocks_.count(source_.g + i, source_.e_from(i), length, bar, &above[part], &equal[part]);
+                           blocks_.count(source_.g + i, source_.e_from(i), length, bar, &more, &same);
                        });
+            above[part] = more;
+            equal[part] = same;
         });
         const int64_t more = std::accumulate(above.begin(), above.end(), int64_t{0});
         if (more > k_ || more + std::accumulate(equal.begin(), equal.end(), int64_t{0}) < k_) return false;
