@@ -25,7 +25,7 @@ if ((${#failed[@]})); then
 fi
 
 if (($# == 0)); then
-    set -- tests/unit tests/parallel tests/system
+    set -- tests/unit tests/parallel tests/simt tests/system
 fi
 printf '== pytest %s\n' "$*"
 code=0
