@@ -10,18 +10,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from hpc_fl.config import Config, dump_config, load_config
 from hpc_fl.errors import ConfigError, HpcFlError
+from hpc_fl.versions import versions
 
 _FREE: Final = frozenset(
     ("rounds", "evaluate", "checkpoint", "telemetry", "comm", "device", "trace", "runs", "name")
@@ -30,8 +27,6 @@ _FREE: Final = frozenset(
 
 _NAME: Final = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
 """What :func:`new_folder` puts behind the name of a run."""
-
-_PACKAGES: Final = ("hpc_fl", "torch", "numpy", "mpi4py", "pydantic", "safetensors", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -124,42 +119,3 @@ def continued(folder: RunFolder, config: Config) -> Config:
                 "start a new run to change it"
             )
     return config
-
-
-def versions() -> dict[str, Any]:
-    """What the numbers of a run depend on: packages, Python, commit, machine."""
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
-    return {
-        "python": platform.python_version(),
-        "packages": packages,
-        "commit": git_commit(),
-        "host": platform.node(),
-        "system": platform.platform(),
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit that hpc_fl runs from, with "+changes" where files differ; None outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

@@ -74,7 +74,7 @@ for what in "$@"; do
             done
             ;;
         bench)
-            step "bench kernels" "$python" -m hpc_fl bench kernels --device cuda --json "$logs/bench.json"
+            step "bench kernels" "$python" -m hpc_fl.bench kernels --device cuda --json "$logs/bench.json"
             ;;
         memory)
             if command -v compute-sanitizer >/dev/null; then

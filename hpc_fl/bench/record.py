@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpc_fl.errors import HpcFlError
-from hpc_fl.rundir import versions
+from hpc_fl.versions import versions
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def header(name: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
         "machine": platform.machine(),
+        "gpu": _gpu(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **versions(),
     }
@@ -119,43 +121,58 @@ def write_records(path: Path, first: dict[str, Any], records: Sequence[Record]) 
 
 
 def print_records(first: dict[str, Any], records: Sequence[Record]) -> None:
-    """The table for people, at most 100 columns wide where the names of the cases are short."""
+    """The table for people, at most 120 columns wide where the names of the cases are short; plain lines
+    where rich is missing, as on a machine that only has what kernels need.
+    """
+    moving = any(r.bandwidth is not None for r in records)
+    titles = ("case", "ranks", "thr.", "measured", *(("GB/s", "share") if moving else ()))
+    titles += ("", "yardstick", "ratio", "bar", "")
+    rows = [_cells(r, moving) for r in records]
+    left = {0, len(titles) - 4, len(titles) - 1}
+    try:
+        _print_rich(_caption(first), titles, rows, left)
+    except ImportError:
+        _print_plain(_caption(first), titles, rows, left)
+
+
+def _cells(r: Record, moving: bool) -> tuple[str, ...]:
+    return (
+        r.case,
+        str(r.ranks),
+        str(r.threads),
+        _show(r.seconds, r.unit),
+        *((_optional(r.bandwidth, 1e-9), _optional(r.share, 1)) if moving else ()),
+        _show(r.yardstick_seconds, r.unit),
+        r.yardstick,
+        f"{r.ratio:.3f}",
+        "" if r.bar is None else f"{_SIGN[r.better]} {r.bar:.3g}",
+        _VERDICT[r.holds],
+    )
+
+
+def _print_rich(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    console.print(_caption(first), soft_wrap=True)
+    console.print(caption, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    moving = any(r.bandwidth is not None for r in records)
-    kernel_titles = (" GB/s", "share") if moving else ()
-    for title in (
-        "case",
-        "ranks",
-        "thr.",
-        " measured",
-        *kernel_titles,
-        f"{'yardstick':>10}",
-        " ratio",
-        " bar",
-        "",
-    ):
-        left = title in ("case", "") or "yardstick" in title
-        table.add_column(title, justify="left" if left else "right", no_wrap=title != "case")
-    for r in records:
-        table.add_row(
-            r.case,
-            str(r.ranks),
-            str(r.threads),
-            _show(r.seconds, r.unit),
-            *((_optional(r.bandwidth, 1e-9), _optional(r.share, 1)) if moving else ()),
-            f"{_show(r.yardstick_seconds, r.unit):>10} {r.yardstick} ",
-            f"{r.ratio:.3f}",
-            "" if r.bar is None else f"{_SIGN[r.better]} {r.bar:.3g}",
-            f" {_VERDICT[r.holds]}",
-        )
+    for column, title in enumerate(titles):
+        table.add_column(title, justify="left" if column in left else "right", no_wrap=column > 0)
+    for row in rows:
+        style = "bold red" if row[-1] == _VERDICT[False] else None
+        table.add_row(*row[:-1], f"[{style}]{row[-1]}[/{style}]" if style else row[-1])
     console.print(table)
+
+
+def _print_plain(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    print(caption)
+    for row in (titles, *rows):
+        cells = enumerate(zip(row, widths, strict=True))
+        print("  ".join(c.ljust(w) if column in left else c.rjust(w) for column, (c, w) in cells).rstrip())
 
 
 def _optional(value: float | None, scale: float) -> str:
@@ -164,7 +181,7 @@ def _optional(value: float | None, scale: float) -> str:
 
 _WIDTH: Final = 120
 _SIGN: Final = {"lower": "<=", "higher": ">="}
-_VERDICT: Final = {None: "", True: "[green]holds[/green]", False: "[bold red]FAILS[/bold red]"}
+_VERDICT: Final = {None: "", True: "holds", False: "FAILS"}
 
 
 def _caption(first: dict[str, Any]) -> str:
@@ -179,6 +196,14 @@ def _show(value: float, unit: str) -> str:
     if unit != "s":
         return f"{value:.4g} {unit}"
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def _gpu() -> str | None:
+    """The GPU that torch uses and torch's CUDA; None without one, or where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Run by test_sanitizer.py under AddressSanitizer: the kernels' laws, and payloads with flipped bits.
+"""Run by test_native_sanitizer.py under AddressSanitizer: the kernels' laws, and payloads with flipped bits.
 
 Usage: ``sanitized.py LIBRARY FLIPS``.
 """

@@ -17,6 +17,7 @@ FLOORS: Final[dict[str, int]] = {
     "errors": 0,
     "flat": 0,
     "telemetry": 0,
+    "versions": 0,
     "backends": 1,
     "comm": 1,
     "data": 1,
