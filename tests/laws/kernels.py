@@ -86,7 +86,7 @@ def sparse_of(n: int, k: int, seed: int) -> tuple[NDArray[np.int32], Floats]:
 
 
 KEEPS: Final = ("apart", "inplace", "none")
-SHIFTS: Final = ((0, 0, 0), (1, 1, 1), (0, 3, 2), (4, 0, 4))
+SHIFTS: Final = ((0, 0, 0), (1, 1, 1), (0, 3, 2), (4, 0, 4), (1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def _choices(n: int) -> Iterator[tuple[str, Floats, Floats | None, str, tuple[int, int, int]]]:

@@ -18,7 +18,7 @@ from hpc_fl.backends.native import Native
 from hpc_fl.compression import QSGD, Chain, OneBit, Payload, Ternary, TopK, decode
 from hpc_fl.errors import WireError
 
-SIZES = (0, 1, 9, 33, 1000, 4097)
+SIZES = (0, 9, 33, 4097)
 
 
 class Exact(Subject):
@@ -32,11 +32,11 @@ class Exact(Subject):
 def laws(library: Path) -> None:
     for isa in load(library).sets:
         subject = Exact(Checked(Native(isa, 2, library), np.ndarray), lambda x: x, lambda x: x)
+        for hostile in HOSTILE.values():
+            hostile(subject)
         for n in SIZES:
             for law in LAWS.values():
                 law(subject, n)
-        for hostile in HOSTILE.values():
-            hostile(subject)
 
 
 def flipped(data: bytes, bit: int) -> bytes:

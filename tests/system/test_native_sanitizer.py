@@ -43,9 +43,9 @@ def compiler(need: Callable[[object, str], None]) -> None:
 
 @pytest.mark.usefixtures("compiler")
 def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
-    done = run(build(tmp_path), 150)
+    done = run(build(tmp_path), 100)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert int(done.stdout.split()[-1]) > 1000, "hardly any of the altered payloads was refused"
+    assert int(done.stdout.split()[-1]) > 700, "hardly any of the altered payloads was refused"
 
 
 @pytest.mark.usefixtures("compiler")
