@@ -22,7 +22,7 @@ from hpc_fl.backends.native import Native
 SETS = tuple(load().sets)
 
 
-@pytest.fixture(params=[(isa, threads) for isa in SETS for threads in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=[(isa, threads) for isa in SETS for threads in (3,)], ids=lambda p: f"{p[0]}-{p[1]}")
 def subject(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Subject:
     isa, threads = request.param
     monkeypatch.setattr("hpc_fl.backends.native._PER_THREAD", 1)
