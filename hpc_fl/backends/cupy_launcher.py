@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from importlib import import_module
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_fl.backends.backend import Array
+from hpc_fl.backends.library import kernels_folder
 from hpc_fl.errors import ConfigError
 
 # No contraction of a product and a sum into one rounding: the bits are those of the CPU.
@@ -26,17 +24,10 @@ NULL: Final = np.uint64(0)
 
 
 def source(file: str) -> str:
-    """The text of kernels/cuda/``file``.cu with what it includes.
-
-    Installed with the package, or beside it in a checkout; :class:`ConfigError` where neither is.
-    """
-    folder: Traversable = Path(__file__).parents[2] / "kernels"
-    try:
-        folder = files("hpc_fl._kernels")
-    except ModuleNotFoundError:
-        if not folder.is_dir():
-            raise ConfigError(f"the CUDA kernels were not installed, and {folder} does not exist") from None
-    cuda = folder / "cuda"
+    """The text of kernels/cuda/``file``.cu with what it includes; :class:`ConfigError` without it."""
+    cuda = kernels_folder() / "cuda"
+    if not cuda.is_dir():
+        raise ConfigError(f"the CUDA kernels were not installed: {cuda} does not exist")
     common = (cuda / "common.cuh").read_text().replace("#pragma once\n", "")
     return (cuda / f"{file}.cu").read_text().replace('#include "common.cuh"\n', common)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hpc_fl.backends import backend_of, choice
 from hpc_fl.backends.backend import Backend
 from hpc_fl.backends.checks import Checked
-from hpc_fl.backends.library import find_library
+from hpc_fl.backends.cupy_launcher import source
+from hpc_fl.backends.library import find_library, kernels_folder
 from hpc_fl.backends.native import Native
 from hpc_fl.backends.reference import Reference
 from hpc_fl.backends.uniform import uniform
@@ -44,6 +45,14 @@ def test_the_compiled_kernels_are_there() -> None:
     assert find_library() is not None, "scripts/setup.sh builds them; they need g++"
     assert choice.cpu().name == "native"
     assert backend_of(floats(1)).name == "native"
+
+
+def test_the_cuda_sources_are_whole() -> None:
+    files = [path.stem for path in (kernels_folder() / "cuda").glob("*.cu")]
+    assert len(files) == 6
+    for file in files:
+        assert "#include" not in source(file)
+        assert "KERNEL(THREADS)" in source(file)
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
