@@ -1,7 +1,9 @@
-"""What every reduction is: a buffer on each rank -> the sum of all, on every rank."""
+"""What every reduction is: a buffer on each rank -> one mixed buffer, the same on every rank."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 class Handle(Protocol):
     """A collective under way."""
 
-    def wait(self) -> None:
+    def wait(self) -> object:
         """Returns when it is complete. Raises :class:`TransportError` when a rank was lost."""
         ...
 
@@ -24,10 +26,61 @@ class Collective(Protocol):
     @property
     def name(self) -> str: ...
 
-    def allreduce(self, buffer: Tensor) -> None:
+    def allreduce(self, buffer: Tensor) -> object:
         """Sums ``buffer`` (n,) in place over all ranks, and waits."""
         ...
 
     def start(self, buffer: Tensor) -> Handle:
         """Begins to; ``buffer`` is not to be touched before ``wait()``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """How a reduction went, the same on every rank.
+
+    ``weight``: the sum of the weights that entered; ``left_out``: the ranks whose buffer did not, as it held
+    a NaN or an infinity, or came to one with what was kept back.
+    """
+
+    weight: float
+    left_out: tuple[int, ...]
+
+
+class Reduction(Protocol):
+    """The weighted sum or mean of the ranks' buffers, encoded on the way; all ranks end with identical bits.
+
+    Remembers what the encoding left out, where there is error feedback. Every rank must make the same calls
+    in the same order.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def allreduce(self, buffer: Tensor, weight: float = 1.0) -> Reduced:
+        """Overwrites ``buffer`` (n,) float32 with the result, and waits."""
+        ...
+
+    def start(self, buffer: Tensor, weight: float = 1.0) -> ReducedHandle:
+        """Begins to; ``buffer`` is not to be touched before ``wait()``. Several may be under way."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What is kept between calls, for a checkpoint."""
+        ...
+
+    def restore(self, *states: Mapping[str, Tensor]) -> None:
+        """Takes over what one or several ranks kept, of a world of any size."""
+        ...
+
+
+class ReducedHandle(Protocol):
+    """A reduction under way."""
+
+    def wait(self, timeout: float | None = None) -> Reduced:
+        """Returns when the result is in the buffer; ``timeout`` in seconds."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it is."""
         ...

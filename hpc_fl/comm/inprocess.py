@@ -42,6 +42,7 @@ class InProcessTransport:
     """
 
     name = "in-process"
+    concurrent = True
 
     def __init__(self, hub: Hub, group: Hashable, rank: int, size: int) -> None:
         self._hub, self._group = hub, group

@@ -68,6 +68,7 @@ class MpiTransport:
         machine.Free()
         vendor, version = MPI.get_vendor()
         self.name = f"{vendor} {'.'.join(map(str, version))}"
+        self.concurrent = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._direct_device, self._limit = direct_device, limit
         messages = Messages(limit, direct_device=direct_device)
         self._moved, self._reduced, self._allreduce = messages.moved, messages.reduced, comm.Allreduce

@@ -49,6 +49,7 @@ class StagedTransport:
         self.rank, self.size = inner.rank, inner.size
         self.local_rank, self.local_size = inner.local_rank, inner.local_size
         self.name = f"{inner.name}, device tensors through host memory"
+        self.concurrent = inner.concurrent
 
     def _take(self, tensor: Any, *, filled: bool) -> Any:
         """An idle host buffer like `tensor`, with its values where `filled`."""

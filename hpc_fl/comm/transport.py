@@ -60,6 +60,11 @@ class Transport(Protocol):
         """What carries the messages, for people: "Open MPI 5.0.11", "in-process"."""
         ...
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads of this rank may use its transports at the same time."""
+        ...
+
     def send(self, buf: Buffer, dest: int, tag: int = 0) -> None:
         """Send to `dest`; returns when `buf` may be changed, perhaps only after `dest` began to receive."""
 

@@ -45,6 +45,11 @@ class Base(ABC):
     @abstractmethod
     def encode_keeping(self, x: Buffer, kept: Kept | None, spare: Tensor) -> tuple[Payload, Kept]: ...
 
+    def settle(self, kept: Kept) -> None:  # noqa: B027 - most codecs keep it formed
+        """Forms what ``kept`` holds back, so that its ``residual`` is it: decoded + residual = input + old
+        residual. In place; the next call gives the same bits as without.
+        """
+
     @staticmethod
     @abstractmethod
     def read(payload: Payload, like: Array) -> Reading:

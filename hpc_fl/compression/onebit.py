@@ -64,6 +64,9 @@ class OneBit(Base):
         kept = {"residual": spare, "scales": as_tensor(packed.scales)}
         return self._payload(inputs.g.size, packed), kept
 
+    def settle(self, kept: Kept) -> None:
+        signs.settle(kept, self._layout(kept["residual"].numel()))
+
     def _payload(self, n: int, packed: signs.Signs) -> Payload:
         return Payload(self.id, n, (packed.scales, packed.bits), self._layout(n))
 

@@ -67,6 +67,15 @@ class Payload:
         return b"".join((_HEADER.pack(*fields, checksum), table, *bodies))
 
     @classmethod
+    def at_head(cls, data: memoryview) -> Payload:
+        """:meth:`frombytes` of the payload at the beginning of a buffer that has room for a longer one."""
+        if len(data) < _HEADER.size:
+            return cls.frombytes(data)  # which refuses it
+        _, _, _, count, metas, _, size, _ = _HEADER.unpack_from(data)
+        stop = _HEADER.size + 8 * metas + count * _PART.size
+        return cls.frombytes(data[: stop + _gap(stop) + size])
+
+    @classmethod
     def frombytes(cls, data: bytes | bytearray | memoryview) -> Payload:
         """The inverse of :meth:`tobytes`; the parts are read-only NumPy views of ``data``.
 

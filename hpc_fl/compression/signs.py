@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_fl.backends import Array, backend_of
-from hpc_fl.compression.arrays import brought
+from hpc_fl.compression.arrays import as_array, brought
 from hpc_fl.compression.base import Inputs
+from hpc_fl.compression.codec import Kept
 from hpc_fl.compression.payload import Payload
 from hpc_fl.compression.reading import Reading, parts_of, require, require_scales
 
@@ -41,6 +42,13 @@ def pack(g: Array, before: Inputs | None, layout: Layout) -> Signs:
     backend.add_sign(g, e, e_scales, c, bounds, bits, scales)
     backend.check()
     return Signs(scales, bits)
+
+
+def settle(kept: Kept, layout: Layout) -> None:
+    """The residual less its scales, formed in place; the scales are then 0."""
+    c, scales = as_array(kept["residual"]), as_array(kept["scales"])
+    backend_of(c).sign_residual(c, brought(bounds_of(layout, c.size), c), scales, c)
+    scales.fill(0)
 
 
 def segments_in(layout: Layout, n: int) -> int:

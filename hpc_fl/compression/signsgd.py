@@ -59,6 +59,9 @@ class SignSGD(Base):
         kept = {"residual": spare, "scales": as_tensor(packed.scales)}
         return self._payload(inputs.g.size, packed), kept
 
+    def settle(self, kept: Kept) -> None:
+        signs.settle(kept, (0, kept["residual"].numel()))
+
     def _pack(self, g: Array, before: Inputs | None) -> signs.Signs:
         packed = signs.pack(g, before, (0, g.size))
         packed.scales.fill(self.scale)
