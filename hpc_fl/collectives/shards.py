@@ -44,7 +44,7 @@ class Shards:
         return sum(map(len, self.of[rank]))
 
     def turns(self, first: int) -> list[tuple[int, Piece]]:
-        """All pieces with their owners: the first of each owner, the second, ...; owners in turn from ``first``."""
+        """All pieces with their owners: the first one of each, the second, ...; owners from ``first`` on."""
         ranks = len(self.of)
         return [
             (owner, self.of[owner][index])
