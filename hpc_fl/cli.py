@@ -77,6 +77,7 @@ def train(
             "-n: mpirun or srun started this process already; leave -n out, or start hpc-fl without them"
         )
     else:
+        runtime.check_installed(config.comm.transport)
         raise typer.Exit(launch.launch(ranks, program))
 
 

@@ -132,14 +132,14 @@ def _version(package: str) -> str | None:
 
 
 def _frameworks() -> list[Finding]:
-    """CuPy and Horovod, which this version can do without."""
+    """CuPy and Horovod, which a run can do without."""
     cupy = next(
         (f"{name} {v}" for name in ("cupy", "cupy-cuda12x", "cupy-cuda13x") if (v := _version(name))), None
     )
-    horovod = _version("horovod")
+    horovod = _version("horovod") or "none (comm.transport=horovod: bash scripts/install_horovod.sh)"
     return [
         Finding("CuPy", cupy or "none (compression on a GPU needs it: pip install cupy-cuda13x)", True),
-        Finding("Horovod", horovod or "none (not used in this version)", True),
+        Finding("Horovod", horovod, True),
     ]
 
 

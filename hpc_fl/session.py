@@ -83,7 +83,7 @@ def train(
     is left waiting.
     """
     config = config or load_config()
-    transport = runtime.start(comm, timeout=config.comm.timeout)
+    transport = runtime.start(comm, config.comm.timeout, config.comm.transport)
     # Alone, an error goes to the caller; among ranks it must end the job before the others wait for this one.
     with runtime.guard(transport) if transport.size > 1 else nullcontext():
         runtime.set_threads(transport, config.comm.threads)

@@ -5,8 +5,10 @@ Imports the standard library only at its top, so that a launcher that asks `laun
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
     from hpc_fl.comm.transport import Transport
 
-__all__ = ["Launch", "StopSignals", "available_cores", "guard", "launched", "set_threads", "start"]
+__all__ = [
+    "TRANSPORTS", "Launch", "StopSignals", "available_cores", "check_installed", "guard", "launched",
+    "set_threads", "start",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,27 @@ def launched() -> Launch | None:
     return None
 
 
-def start(comm: "MPI.Comm | None" = None, timeout: float | None = None) -> "Transport":
+_INSTALL: Final = {"horovod": "bash scripts/install_horovod.sh"}
+"""What installs the package that a transport is named after, for those that need one."""
+
+
+def check_installed(transport: str) -> None:
+    """Raise ConfigError where `transport` needs a package that is not installed; imports nothing."""
+    if transport in _INSTALL and find_spec(transport) is None:
+        raise ConfigError(
+            f"comm.transport: got {transport!r}, which is not installed; run: {_INSTALL[transport]}"
+        )
+
+
+def start(
+    comm: "MPI.Comm | None" = None, timeout: float | None = None, transport: str = "mpi"
+) -> "Transport":
     """The transport of this run: over `comm`, or MPI's world when launched as one of its ranks, else `solo`.
 
-    Device tensors are staged through host memory where a GPU is present and MPI cannot take them.
-    Collective: every rank must call it. `timeout`: see MpiTransport. Raises ConfigError when the launcher
-    started more ranks than MPI sees, which means that they do not understand each other.
+    `transport`: "mpi" or "horovod"; a process that runs alone has no use for either. Device tensors are
+    staged through host memory where a GPU is present and the transport cannot take them. Collective: every
+    rank must call it. `timeout`: see MpiTransport. Raises ConfigError where Horovod is asked for and missing,
+    and when the launcher started more ranks than MPI sees: then they do not understand each other.
     """
     launch = launched()
     if comm is None and launch is None:
@@ -69,20 +89,52 @@ def start(comm: "MPI.Comm | None" = None, timeout: float | None = None) -> "Tran
         return solo()
     from mpi4py import MPI
 
-    from hpc_fl.comm.mpi import MpiTransport
-    from hpc_fl.comm.staging import StagedTransport, mpi_takes_device_memory
-
     world = MPI.COMM_WORLD if comm is None else comm
     if comm is None and launch is not None and launch.size != world.Get_size():
         raise ConfigError(
             f"{launch.by} started {launch.size} ranks, {MPI.get_vendor()[0]} sees {world.Get_size()}: use "
             "the mpirun of the MPI that mpi4py uses (inside sbatch too), or srun --mpi=pmix where it works"
         )
-    if not Path("/dev/nvidiactl").exists():
-        return MpiTransport(world, timeout)
+    check_installed(transport)
+    return TRANSPORTS[transport](world, timeout)
+
+
+def _over_mpi(comm: "MPI.Comm", timeout: float | None) -> "Transport":
+    from hpc_fl.comm.mpi import MpiTransport
+    from hpc_fl.comm.staging import StagedTransport, mpi_takes_device_memory
+
+    if not _gpu_present():
+        return MpiTransport(comm, timeout)
     if mpi_takes_device_memory():
-        return MpiTransport(world, timeout, direct_device=True)
-    return StagedTransport(MpiTransport(world, timeout))
+        return MpiTransport(comm, timeout, direct_device=True)
+    return StagedTransport(MpiTransport(comm, timeout))
+
+
+def _over_horovod(comm: "MPI.Comm", timeout: float | None) -> "Transport":
+    from hpc_fl.comm.horovod_start import load_horovod
+
+    with_nccl = bool(load_horovod().nccl_built())  # before anything that has to be undone
+
+    from hpc_fl.comm.horovod import HorovodTransport
+    from hpc_fl.comm.mpi import MpiTransport
+    from hpc_fl.comm.staging import StagedTransport
+
+    if not _gpu_present():
+        return HorovodTransport(comm, MpiTransport(comm, timeout), timeout)
+    if with_nccl:
+        return HorovodTransport(comm, _over_mpi(comm, timeout), timeout, direct_device=True)
+    return StagedTransport(HorovodTransport(comm, MpiTransport(comm, timeout), timeout))
+
+
+TRANSPORTS: "Final[dict[str, Callable[[MPI.Comm, float | None], Transport]]]" = {
+    "mpi": _over_mpi,
+    "horovod": _over_horovod,
+}
+"""What carries a run, by the name that comm.transport has for it."""
+
+
+def _gpu_present() -> bool:
+    return Path("/dev/nvidiactl").exists()
 
 
 def set_threads(transport: "Transport", threads: int | None) -> int:

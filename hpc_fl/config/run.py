@@ -82,8 +82,10 @@ class Comm(Section):
     """``threads`` null: the cores of this rank.
 
     ``timeout``: seconds that one wait may last; null: for ever (a dead rank ends the job anyway).
+    ``transport``: what carries the collectives; horovod needs ``scripts/install_horovod.sh``.
     """
 
+    transport: Literal["mpi", "horovod"] = "mpi"
     threads: Count | None = None
     timeout: Positive | None = None
 
