@@ -57,11 +57,14 @@ class Reduction(Protocol):
     @property
     def name(self) -> str: ...
 
-    def allreduce(self, buffer: Tensor, weight: float = 1.0) -> Reduced:
-        """Overwrites ``buffer`` (n,) float32 with the result, and waits."""
+    def allreduce(self, buffer: Tensor, weight: float = 1.0, round_: int | None = None) -> Reduced:
+        """Overwrites ``buffer`` (n,) float32 with the result, and waits.
+
+        ``round_``: the number of the call, which schedules and random streams depend on; None: the next one.
+        """
         ...
 
-    def start(self, buffer: Tensor, weight: float = 1.0) -> ReducedHandle:
+    def start(self, buffer: Tensor, weight: float = 1.0, round_: int | None = None) -> ReducedHandle:
         """Begins to; ``buffer`` is not to be touched before ``wait()``. Several may be under way."""
         ...
 

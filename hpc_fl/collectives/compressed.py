@@ -61,6 +61,11 @@ class Compressed(ABC):
         self._memory = Memory() if feedback else None
         self._lane = Lane(f"{self.name} allreduce")
 
+    @classmethod
+    @abstractmethod
+    def carries(cls, codec: Base) -> bool:
+        """Whether it can carry the payloads of ``codec``."""
+
     @property
     def codec(self) -> Base:
         return self._codec
@@ -69,12 +74,12 @@ class Compressed(ABC):
     def _reduce(self, x: Tensor, call: Call) -> tuple[int, ...]:
         """Overwrites ``x`` by the result; the ranks left out."""
 
-    def allreduce(self, buffer: Tensor, weight: float = 1.0) -> Reduced:
+    def allreduce(self, buffer: Tensor, weight: float = 1.0, round_: int | None = None) -> Reduced:
         """See :class:`Reduction`. Every rank must call it."""
-        number = self._number()
+        number = self._number(round_)
         return self._lane.run(lambda: self._call(buffer, weight, number))
 
-    def start(self, buffer: Tensor, weight: float = 1.0) -> Running[Reduced]:
+    def start(self, buffer: Tensor, weight: float = 1.0, round_: int | None = None) -> Running[Reduced]:
         """See :class:`Reduction`. Every rank must call it; raises :class:`TransportError` where MPI was
         started without MPI_THREAD_MULTIPLE.
         """
@@ -83,20 +88,20 @@ class Compressed(ABC):
                 f"start: {self._transport.name} was not started for several threads "
                 "(MPI_THREAD_MULTIPLE); use allreduce"
             )
-        number = self._number()
+        number = self._number(round_)
         return self._lane.submit(lambda: self._call(buffer, weight, number))
 
-    def _number(self) -> int:
-        self._calls += 1
-        return self._calls - 1
+    def _number(self, round_: int | None) -> int:
+        number = self._calls if round_ is None else round_
+        self._calls = number + 1
+        return number
 
     def _call(self, buffer: Tensor, weight: float, number: int) -> Reduced:
         facts = {
             "collective": self.name,
             "codec": self._codec,
-            "elements": buffer.numel(),
-            "dtype": buffer.dtype,
-            "call": number,
+            **_described(buffer),
+            "round": number,
             "mean": self._mean,
             "feedback": self._memory is not None,
         }
@@ -131,6 +136,10 @@ class Compressed(ABC):
             self._memory.commit()
         return tuple(np.flatnonzero(flags).tolist())
 
+    def _encode(self, codec: Base, x: Tensor) -> Payload:
+        """The payload of the whole buffer, with what was kept back of it."""
+        return codec.encode(x) if self._memory is None else self._memory.encode_whole(codec, x)
+
     def _charge(self, payload: Payload, message: int, times: int = 1) -> None:
         """Counts a message of so many bytes with this payload, sent so often."""
         self._ledger.add("allreduce", times * payload.nbytes)
@@ -156,3 +165,10 @@ class Compressed(ABC):
         """Waits for what is under way and frees the transport (collective)."""
         self._lane.close()
         self._transport.close()
+
+
+def _described(buffer: object) -> dict[str, str]:
+    """What the ranks compare of their buffers, of any kind: told before anything about them is refused."""
+    if not hasattr(buffer, "dtype") or not hasattr(buffer, "shape"):
+        return {"buffer": type(buffer).__name__}
+    return {"shape": str(tuple(buffer.shape)), "dtype": str(buffer.dtype).removeprefix("torch.")}

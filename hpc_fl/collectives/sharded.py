@@ -27,7 +27,7 @@ from hpc_fl.collectives.shards import Shards
 from hpc_fl.comm.transport import Request, Transport
 from hpc_fl.compression import Payload
 from hpc_fl.compression.base import Base
-from hpc_fl.errors import NotFiniteError
+from hpc_fl.errors import CodecError, NotFiniteError
 from hpc_fl.telemetry.ledger import Ledger
 
 _SERVER: Final = "server"
@@ -43,6 +43,14 @@ class Sharded(Compressed):
     name: ClassVar[str] = "sharded"
     encodes_own: ClassVar[bool] = False
     """Whether an owner encodes its own pieces too, and adds what they decode to."""
+
+    @classmethod
+    def carries(cls, codec: Base) -> bool:
+        """Not what is laid out for one buffer: segments, shapes, a number of elements to choose."""
+        try:
+            return all(codec.nbytes(n) >= 0 for n in (1, 8, 64))
+        except CodecError:
+            return False
 
     def __init__(
         self, transport: Transport, ledger: Ledger, codec: Base, *, feedback: bool, mean: bool = True

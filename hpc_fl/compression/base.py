@@ -30,6 +30,11 @@ class Base(ABC):
     def unbiased(self) -> bool:
         return False
 
+    @property
+    def needs_feedback(self) -> bool:
+        """Whether its loss, left alone, would stop a training short."""
+        return False
+
     def at(self, round_: int, party_id: int) -> Self:
         return self
 

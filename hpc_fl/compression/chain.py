@@ -40,6 +40,10 @@ class Chained(Base):
 
     selects: ClassVar[bool] = True
 
+    @property
+    def needs_feedback(self) -> bool:
+        return True
+
     @abstractmethod
     def pair(self) -> tuple[Sparse, Base]: ...
 

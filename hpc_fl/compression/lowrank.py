@@ -83,26 +83,30 @@ class LowRank(Base):
             raise CodecError(f"lowrank: rank = {self.rank} given; 1 or more expected")
         if not self.shapes or any(size < 0 for shape in self.shapes for size in shape):
             raise CodecError("lowrank: give the shapes of the tensors that make up the buffer")
-        if 2 * len(self._blocks) > MAX_META:
-            raise CodecError(f"lowrank: {len(self._blocks)} blocks, at most {MAX_META // 2} fit a payload")
+        if 2 * len(self.blocks) > MAX_META:
+            raise CodecError(f"lowrank: {len(self.blocks)} blocks, at most {MAX_META // 2} fit a payload")
+
+    @property
+    def needs_feedback(self) -> bool:
+        return True
 
     def contraction(self, n: int) -> float | None:
         """In expectation over the seed: what a random subspace of r of the q dimensions of a row holds."""
         self._check(n)
-        return min((b.rank(self.rank) / b.columns for b in self._blocks if b.columns), default=1.0)
+        return min((b.rank(self.rank) / b.columns for b in self.blocks if b.columns), default=1.0)
 
     def nbytes(self, n: int) -> int:
         self._check(n)
-        return 4 * sum(block.sent(self.rank) for block in self._blocks)
+        return 4 * sum(block.sent(self.rank) for block in self.blocks)
 
     def encode(self, x: Buffer) -> Payload:
         g = as_array(x, "update")
         require_finite(g)
-        return self._encoded(g, self._start(g))
+        return self._encoded(g, self.start(g))
 
     def encode_keeping(self, x: Buffer, kept: Kept | None, spare: Tensor) -> tuple[Payload, Kept]:
         inputs = inputs_of(x, kept, spare, "residual", "factors")
-        old, start = inputs.kept.get("factors"), self._start(inputs.g)
+        old, start = inputs.kept.get("factors"), self.start(inputs.g)
         if old is not None:
             if old.size != start.numel():
                 raise CodecError(f"factors: {old.size} floats kept, this codec has {start.numel()}")
@@ -115,7 +119,7 @@ class LowRank(Base):
         self._check(g.size)
         flat, place = as_tensor(g), 0
         sent = torch.empty(self.nbytes(g.size) // 4, device=flat.device)
-        for block, piece in zip(self._blocks, _cut(sent, self._blocks, self.rank), strict=True):
+        for block, piece in zip(self.blocks, _cut(sent, self.blocks, self.rank), strict=True):
             if not block.columns:
                 piece.copy_(block.of(flat))
                 continue
@@ -124,26 +128,27 @@ class LowRank(Base):
             start = factors[place : place + size].view(block.columns, r)
             _iterate(block.of(flat), start, *_factors(piece, block, r))
             place += size
-        meta = (self.rank, *(size for block in self._blocks for size in (block.rows, block.columns)))
+        meta = (self.rank, *(size for block in self.blocks for size in (block.rows, block.columns)))
         payload = Payload(self.id, g.size, (as_array(sent),), meta)
-        if not _representable(sent, self._blocks, self.rank):
+        if not _representable(sent, self.blocks, self.rank):
             raise NotFiniteError("the update is too close to the limit of float32 for its factors")
         return payload
 
-    def _start(self, like: Array) -> Tensor:
+    def start(self, like: Array) -> Tensor:
         """All Q of the first round, on the device of ``like``: the same on every rank."""
         drawn = [
             counter.normal(
                 counter.key(self.seed, _STREAM, index), np.arange(b.columns), b.rank(self.rank)
             ).reshape(-1)
-            for index, b in enumerate(self._blocks)
+            for index, b in enumerate(self.blocks)
             if b.columns
         ]
         start = np.concatenate(drawn) if drawn else np.empty(0, np.float32)
         return torch.from_numpy(start).to(as_tensor(like[:0]).device)
 
     @cached_property
-    def _blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[Block, ...]:
+        """What the buffer is made of, in its order."""
         blocks: list[Block] = []
         start = 0
         for shape in self.shapes:
@@ -195,8 +200,18 @@ def _iterate(matrix: Tensor, start: Tensor, left: Tensor, right: Tensor) -> None
     image = matrix @ start
     if not image.isfinite().all():
         raise NotFiniteError("the update is too close to the limit of float32 for its factors")
-    left.copy_(torch.linalg.qr(image / image.abs().max().clamp_min(_TINY)).Q)
+    left.copy_(orthonormal(image))
     torch.mm(matrix.t(), left, out=right)
+    start_from(right, start)
+
+
+def orthonormal(image: Tensor) -> Tensor:
+    """An orthonormal basis (m, r) of the columns of ``image`` (m, r), whatever their scale."""
+    return torch.linalg.qr(image / image.abs().max().clamp_min(_TINY)).Q
+
+
+def start_from(right: Tensor, start: Tensor) -> None:
+    """start = right, to scale; as it was where ``right`` is 0."""
     top = right.abs().max()
     start.copy_(torch.where(top > 0, right / top.clamp_min(_TINY), start))
 

@@ -47,6 +47,10 @@ class OneBit(Base):
         if self.segments is not None:
             check_segments(self.name, self.segments)
 
+    @property
+    def needs_feedback(self) -> bool:
+        return True
+
     def contraction(self, n: int) -> float | None:
         # ||x - s sign(x)||^2 = ||x||^2 - ||x||_1^2 / n, and ||x||_1 >= ||x||_2.
         return 1.0 / max(1, signs.longest(self._layout(n), n))

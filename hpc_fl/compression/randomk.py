@@ -55,6 +55,10 @@ class RandomK(Base):
         if self.unbiased and self.k == 0:
             raise CodecError("randomk: k = 0 cannot be unbiased; give at least 1")
 
+    @property
+    def needs_feedback(self) -> bool:
+        return not self.unbiased
+
     def at(self, round_: int, party_id: int) -> RandomK:
         return replace(self, round_=round_)
 

@@ -35,6 +35,10 @@ class Sparse(Base):
     selects: ClassVar[bool] = True
     keeps: ClassVar[tuple[str, ...]] = ("residual",)
 
+    @property
+    def needs_feedback(self) -> bool:
+        return True
+
     @abstractmethod
     def most(self, n: int) -> int:
         """How many of n elements it takes at most."""
@@ -57,22 +61,32 @@ class Sparse(Base):
         return self._payload(inputs.g.size, chosen), {"residual": spare, **chosen.extra}
 
     def _payload(self, n: int, chosen: Selected) -> Payload:
-        coding, part = write_indices(chosen.indices, n)
-        return Payload(self.id, n, (chosen.values, part), (chosen.values.size, coding))
+        return sparse_payload(self.id, n, chosen.indices, chosen.values)
 
     @staticmethod
     def read(payload: Payload, like: Array) -> Reading:
-        require(
-            len(payload.meta) == 2 and len(payload.parts) == 2,
-            payload,
-            "a sparse payload has 2 meta, 2 parts",
-        )
-        k, coding = payload.meta
-        layout = str(payload.parts[1].dtype), None
-        values, part = parts_of(payload, like, ("float32", k), layout)
-        indices = read_indices(coding, part, k, payload)
-        require_values(values, payload)
-        return reading_of(indices, values)
+        return reading_of(*sparse_parts(payload, like))
+
+
+def sparse_payload(codec: int, n: int, indices: Array, values: Array) -> Payload:
+    """The payload, with the id of a sparse codec, of ``values`` (k,) at ``indices`` (k,) of n elements."""
+    coding, part = write_indices(indices, n)
+    return Payload(codec, n, (values, part), (values.size, coding))
+
+
+def sparse_parts(payload: Payload, like: Array) -> tuple[Array, Array]:
+    """The inverse: indices (k,) int32, ascending, and values (k,) float32, where ``like`` lies.
+
+    Raises :class:`WireError` for what :func:`sparse_payload` cannot have made.
+    """
+    require(
+        len(payload.meta) == 2 and len(payload.parts) == 2, payload, "a sparse payload has 2 meta, 2 parts"
+    )
+    k, coding = payload.meta
+    values, part = parts_of(payload, like, ("float32", k), (str(payload.parts[1].dtype), None))
+    indices = read_indices(coding, part, k, payload)
+    require_values(values, payload)
+    return indices, values
 
 
 def reading_of(indices: Array, values: Array) -> Reading:
