@@ -12,6 +12,12 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 bash "$root/scripts/setup.sh" dev
 cd -- "$root"
 
+# For the virtual cluster; its tests say so themselves where it cannot be had.
+if ! { command -v ip && command -v tc; } >/dev/null; then
+    { ((EUID == 0)) && apt-get -qq update && apt-get -qq install -y --no-install-recommends iproute2; } >/dev/null ||
+        printf 'test: no iproute2, and apt-get cannot install it here: no virtual cluster\n' >&2
+fi
+
 failed=()
 step() {
     printf '== %s\n' "$*"

@@ -194,7 +194,7 @@ class NetLab:
             launcher = [*self._mpirun(total, sessions), *options]
             for variable in self._variables() | dict(env or {}):
                 launcher += ["-x", variable]
-            return self._call(1, [*launcher, *command], timeout, env, capture)
+            return self._call(1, launcher, command, timeout, env, capture)
 
     def execute(
         self,
@@ -208,11 +208,12 @@ class NetLab:
         """Run a command on host 1, 2, ... without MPI; otherwise like run()."""
         if not 1 <= host <= self.layout.hosts:
             raise ConfigError(f"host: got {host}, expected 1 to {self.layout.hosts}")
-        return self._call(host, command, timeout, env, capture)
+        return self._call(host, [], command, timeout, env, capture)
 
     def _call(
         self,
         host: int,
+        launcher: Sequence[str],
         command: Sequence[str],
         timeout: float | None,
         env: Mapping[str, str] | None,
@@ -220,7 +221,8 @@ class NetLab:
     ) -> subprocess.CompletedProcess[str]:
         enter = ["sh", str(self.folder / "enter"), self.layout.host_names[host - 1]]
         full = environment() | self._variables() | dict(env or {})
-        return run_whole([*enter, *command], env=full, timeout=timeout, capture=capture)
+        what = f"{' '.join(command)} in lab {self.layout.name}"
+        return run_whole([*enter, *launcher, *command], what=what, env=full, timeout=timeout, capture=capture)
 
     def _variables(self) -> dict[str, str]:
         """What programs on the hosts need to know: where the network is, and that they share few cores."""

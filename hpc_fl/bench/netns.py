@@ -32,8 +32,8 @@ _PREFIX: Final = "netlab-"
 _STEP_LIMIT: Final = 30.0
 _KILL_LIMIT: Final = 10.0
 _GLANCE: Final = 0.01
-_BURST_SECONDS: Final = 2e-3
-_QUEUE: Final = "20ms"
+_BURST_SECONDS: Final = 1e-3
+_QUEUE_SECONDS: Final = 20e-3
 _UNITS: Final = {
     prefix + unit: scale * bits
     for unit, bits in (("bit", 1), ("bps", 8))
@@ -166,10 +166,12 @@ def _shape(layout: Layout) -> list[str]:
     rate = bits_per_second(layout.rate)
     if rate is None:
         return []
-    # What is sent after a pause passes at once up to the burst, so it must be short; but no shorter than
-    # some packets, which the kernel hands over 64 KB at a time where the rate makes that worth while.
+    # What is sent after a pause passes at once up to the burst, so it is short, but holds two packets. Four
+    # hosts in a ring at 1gbit, plain TCP, each sending and receiving 60 MB: 0.96 to 0.99 of the rate is
+    # payload with 1, 2 and 4 ms alike, on two cores with a load of 3 (of MTU 9000 the limit is 0.993).
     burst = max(2 * (layout.mtu + 14), int(rate / 8 * _BURST_SECONDS))
-    return ["rate", f"{rate:.0f}bit", "burst", f"{burst}b", "latency", _QUEUE]
+    queue = max(16 * layout.mtu, int(rate / 8 * _QUEUE_SECONDS))
+    return ["rate", f"{rate:.0f}bit", "burst", f"{burst}b", "limit", f"{burst + queue}b"]
 
 
 def remove(name: str) -> None:
