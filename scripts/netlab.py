@@ -66,7 +66,7 @@ def act(given: argparse.Namespace) -> int:
         case "run":
             return _run(NetLab.attach(given.name), given)
         case "with":
-            with _made(given, given.name or "") as lab:
+            with _made(given, given.name) as lab:
                 return _run(lab, given)
         case "exec":
             lab = NetLab.attach(given.name)
@@ -90,8 +90,10 @@ def parser() -> argparse.ArgumentParser:
     }  # fmt: skip
     for kind, text in helps.items():
         sub = kinds.add_parser(kind, help=text, description=text)
-        default = None if kind == "with" else "lab"
-        sub.add_argument("--name", default=default, help=f"of the lab: letters and digits ({default})")
+        default = "" if kind == "with" else "lab"
+        sub.add_argument(
+            "--name", default=default, help=f"of the lab: letters and digits ({default or 'made up'})"
+        )
         if kind in ("up", "with"):
             sub.add_argument("--hosts", type=int, default=4)
             sub.add_argument("--rate", default="1gbit", help="of each link, as tc writes it; none: unshaped")

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import count
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -71,12 +72,13 @@ class NetLab:
         self, hosts: int = 4, rate: str = "1gbit", *, name: str = "", mtu: int = 9000, ttl: float = 3600.0
     ) -> None:
         name = name or f"p{os.getpid()}n{next(_NAMES)}"
-        if not re.fullmatch(r"[a-z0-9]{1,20}", name):
-            raise ConfigError(f"name: got {name!r}, expected 1 to 20 lower-case letters and digits")
+        _check_name(name)
         if not 1 <= hosts <= MAX_HOSTS:
             raise ConfigError(f"hosts: got {hosts}, expected 1 to {MAX_HOSTS}")
         if not 576 <= mtu <= 65521:
             raise ConfigError(f"mtu: got {mtu}, expected 576 to 65521 bytes")
+        if not 0 < ttl < inf:
+            raise ConfigError(f"ttl: got {ttl:g}, expected seconds, more than 0")
         netns.bits_per_second(rate)
         self.layout = Layout(name, uuid.uuid4().hex, 0, hosts, rate, mtu)
         self.ttl = ttl
@@ -85,10 +87,11 @@ class NetLab:
     @classmethod
     def attach(cls, name: str) -> NetLab:
         """A lab that is up. Raises ConfigError when there is none of this name."""
+        _check_name(name)
         try:
             layout = Layout(**json.loads((STATE / name / "lab.json").read_text()))
         except (OSError, ValueError):
-            raise ConfigError(f"name: no lab {name!r} is up; make it: netlab.py up --name {name}") from None
+            raise ConfigError(_no_lab(name)) from None
         lab = cls(layout.hosts, layout.rate, name=name, mtu=layout.mtu)
         lab.layout = layout
         return lab
@@ -142,7 +145,7 @@ class NetLab:
     def _start_watch(self) -> subprocess.Popen[bytes]:
         end = [sys.executable, "-c", "import sys; from hpc_fl.bench import netlab; netlab.end(*sys.argv[1:])"]
         return subprocess.Popen(
-            ["sh", "-c", _WATCH, f"{self.ttl:g}", self.folder, *end, self.layout.name, self.layout.ident],
+            ["sh", "-c", _WATCH, f"{self.ttl:.3f}", self.folder, *end, self.layout.name, self.layout.ident],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             # In a session of its own: what ends this process's group must not end the watch.
             start_new_session=True, cwd="/", env=os.environ | {"PYTHONPATH": str(_ROOT)},
@@ -190,6 +193,8 @@ class NetLab:
         total = len(self.layout.host_names) * per_host if ranks is None else ranks
         if total < 1:
             raise ConfigError(f"ranks: got {total}, expected 1 or more")
+        if not self.folder.exists():
+            raise ConfigError(_no_lab(self.layout.name))
         with TemporaryDirectory(prefix="run-", dir=self.folder, ignore_cleanup_errors=True) as sessions:
             launcher = [*self._mpirun(total, sessions), *options]
             for variable in self._variables() | dict(env or {}):
@@ -208,6 +213,8 @@ class NetLab:
         """Run a command on host 1, 2, ... without MPI; otherwise like run()."""
         if not 1 <= host <= self.layout.hosts:
             raise ConfigError(f"host: got {host}, expected 1 to {self.layout.hosts}")
+        if not self.folder.exists():
+            raise ConfigError(_no_lab(self.layout.name))
         return self._call(host, [], command, timeout, env, capture)
 
     def _call(
@@ -253,10 +260,20 @@ class NetLab:
 
 def end(name: str, ident: str = "") -> None:
     """Take a lab down, whole or half-made; with `ident` only if it is still that one. Idempotent."""
+    _check_name(name)
     with _locked():
         file = STATE / name / "lab.json"
         if not ident or (file.exists() and json.loads(file.read_text())["ident"] == ident):
             _remove(name)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]{1,20}", name):
+        raise ConfigError(f"name: got {name!r}, expected 1 to 20 lower-case letters and digits")
+
+
+def _no_lab(name: str) -> str:
+    return f"name: no lab {name!r} is up; make it: netlab.py up --name {name}"
 
 
 def _remove(name: str) -> None:
@@ -269,6 +286,8 @@ def _remove(name: str) -> None:
 @contextmanager
 def _locked() -> Iterator[None]:
     """One process at a time makes or removes a lab."""
+    if os.geteuid() != 0:
+        raise ConfigError(netns.why_not())
     STATE.mkdir(mode=0o700, exist_ok=True)
     with (STATE / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

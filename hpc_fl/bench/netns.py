@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -89,12 +89,15 @@ def namespace(host_name: str) -> str:
 
 
 def call(command: Sequence[str], text: str = "") -> str:
-    """Run one of ip and tc to its end with `text` as input; its output. Raises HpcFlError with its words."""
-    done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=_STEP_LIMIT
-    )
+    """Run ip or tc to its end with `text` as input; its output. Raises HpcFlError with its own words."""
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, timeout=_STEP_LIMIT
+        )
+    except FileNotFoundError:
+        raise ConfigError(why_not()) from None
     if done.returncode:
-        raise HpcFlError(f"netlab: {' '.join(command)} failed: {done.stderr.strip().splitlines()[:1]}")
+        raise HpcFlError(f"netlab: {' '.join(command)} failed: {' '.join(done.stderr.split())}")
     return done.stdout
 
 
@@ -178,7 +181,7 @@ def remove(name: str) -> None:
     """Kill what runs in the lab's namespaces and delete them; a lab that is not there is no error."""
     spaces = namespaces(name)
     deadline = time.monotonic() + _KILL_LIMIT
-    while pids := list(_pids(spaces)):
+    while pids := _pids(spaces):
         if time.monotonic() > deadline:
             raise HpcFlError(f"netlab: {pids} in lab {name!r} do not die, {_KILL_LIMIT:g} s after SIGKILL")
         for pid in pids:
@@ -189,20 +192,8 @@ def remove(name: str) -> None:
         call(["ip", "netns", "del", space])
 
 
-def _pids(spaces: Sequence[str]) -> Iterator[int]:
-    for space in spaces:
-        for word in call(["ip", "netns", "pids", space]).split():
-            # One that has ended and is not yet waited for holds no namespace, but is listed by some versions.
-            if _alive(int(word)):
-                yield int(word)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - as short as it gets
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+def _pids(spaces: Sequence[str]) -> list[int]:
+    return [int(word) for space in spaces for word in call(["ip", "netns", "pids", space]).split()]
 
 
 def counters(layout: Layout) -> dict[str, dict[str, int]]:
