@@ -38,7 +38,8 @@ total = world.allreduce(world.rank)
 names = ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "MASTER_ADDR", "MINE")
 env = {name: os.environ.get(name) for name in names}
 here, links = gethostname(), sorted(os.listdir("/sys/class/net"))
-row = [world.rank, here, gethostbyname(here), links, near.size, total, env]
+segments = len([name for name in os.listdir("/dev/shm") if name.startswith("sm_segment")])
+row = [world.rank, here, gethostbyname(here), links, near.size, segments, total, env]
 print(json.dumps(row), flush=True)
 """
 GLOO = """
@@ -111,11 +112,12 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 def test_every_host_is_a_node_of_its_own(shared: NetLab, per_host: int) -> None:
     rows = sorted(json.loads(line) for line in run(shared, WHERE, per_host=per_host))
     layout, size = shared.layout, 3 * per_host
-    for rank, (seen, host, address, interfaces, near, total, env) in enumerate(rows):
+    for rank, (seen, host, address, interfaces, near, segments, total, env) in enumerate(rows):
         assert (seen, near, total) == (rank, per_host, size * (size - 1) // 2)
         assert host == layout.host_names[rank // per_host]
         assert address == layout.address(rank // per_host + 1)
         assert interfaces == ["eth0", "lo"]
+        assert segments == (per_host if per_host > 1 else 0)  # shared memory inside a host, and of it only
         assert env == {
             "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0", "MASTER_ADDR": layout.address(1),
             "MINE": "a b,c",
