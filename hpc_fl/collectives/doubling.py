@@ -1,6 +1,7 @@
 """Allreduce by recursive doubling: few steps, for messages so small that only their number counts.
 
-Thakur, Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH, 2005. Of six ranks::
+Thakur, Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH, 2005.
+Of six ranks::
 
     fold        1 -> 0, 3 -> 2          0, 2, 4, 5 go on, as 0 to 3
     distance 1  0 <-> 1   2 <-> 3       each sends its sum and adds the other's
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_fl.collectives.algorithm import Algorithm, Floats, kept_if_it_fails, settle
+from hpc_fl.collectives.algorithm import Algorithm, Floats, kept_if_it_fails
 from hpc_fl.collectives.lane import Lane
 from hpc_fl.comm.transport import Transport
 from hpc_fl.telemetry.ledger import Ledger
@@ -76,4 +77,6 @@ class Doubling(Algorithm):
         receive = None if received is None else self._receive(received, rank)
         send = None if sent is None else self._send(sent, rank)
         with kept_if_it_fails(self, receive, send):
-            settle(receive, send)
+            for request in (receive, send):
+                if request is not None:
+                    request.wait()  # without naps, which would take longer than the messages

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_fl.collectives.algorithm import Floats
+from hpc_fl.collectives.algorithm import Floats, length
 from hpc_fl.collectives.lane import Lane
 from hpc_fl.collectives.ring import AHEAD, SEGMENT, Course, Ring
 from hpc_fl.comm.transport import Transport
@@ -72,7 +72,7 @@ class Halves(Ring):
         if not self._halves:
             self._wide = torch.empty(self._segment)
             self._halves = list(torch.empty(2 * self._ahead, self._segment, dtype=self._dtype))
-        return self._halves[slot][: part.stop - part.start]
+        return self._halves[slot][: length(part)]
 
 
 def _wire(half: Tensor) -> NDArray[Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from typing import Final, Protocol
 
 import numpy as np
 
-from hpc_fl.collectives.algorithm import TAG, Floats, kept_if_it_fails, settle
+from hpc_fl.collectives.algorithm import TAG, Floats, kept_if_it_fails, length, settle
 from hpc_fl.collectives.window import open_window
+from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.transport import Transport
 
 _PIECE: Final = 1 << 15
@@ -43,13 +43,14 @@ class Node(Protocol):
         ...
 
 
-def machines(transport: Transport) -> list[int]:
-    """For each rank a number of its machine: the same for ranks of one machine. Every rank must call it."""
-    mine = np.frombuffer(blake2b(os.uname().nodename.encode(), digest_size=8).digest(), np.int64)
-    names = np.zeros(transport.size, np.int64)
-    transport.allgather(mine, names)
-    known = list(dict.fromkeys(names.tolist()))
-    return [known.index(name) for name in names.tolist()]
+def host_names(transport: Transport) -> list[str]:
+    """Every rank's machine, by rank. Every rank must call it."""
+    return [name.decode() for name in allgather_bytes(transport, os.uname().nodename.encode())]
+
+
+def numbered(hosts: Sequence[str]) -> list[int]:
+    """For each rank the number of its machine: the first rank there."""
+    return [hosts.index(host) for host in hosts]
 
 
 def node_of(transport: Transport) -> Node:
@@ -115,15 +116,15 @@ class WindowNode:
         rank, width = self._transport.rank, self._halves.shape[2] // len(slices)
         for pieces in _pieces(slices, width):
             half = self._next_half()
-            for i, (piece, length) in enumerate(pieces):
+            for i, (piece, count) in enumerate(pieces):
                 if i != rank:
-                    half[rank, i * width : i * width + length] = array[piece]
+                    half[rank, i * width : i * width + count] = array[piece]
             self._transport.barrier()
             if rank < len(slices):
-                piece, length = pieces[rank]
+                piece, count = pieces[rank]
                 mine = array[piece]
                 for other in (r for r in range(len(half)) if r != rank):
-                    np.add(mine, half[other, rank * width : rank * width + length], out=mine)
+                    np.add(mine, half[other, rank * width : rank * width + count], out=mine)
         return 0
 
     def spread(self, array: Floats, slices: Sequence[slice]) -> int:
@@ -131,12 +132,12 @@ class WindowNode:
         for pieces in _pieces(slices, self._halves.shape[2]):
             half = self._next_half()
             if rank < len(slices):
-                piece, length = pieces[rank]
-                half[rank, :length] = array[piece]
+                piece, count = pieces[rank]
+                half[rank, :count] = array[piece]
             self._transport.barrier()
-            for i, (piece, length) in enumerate(pieces):
+            for i, (piece, count) in enumerate(pieces):
                 if i != rank:
-                    array[piece] = half[i, :length]
+                    array[piece] = half[i, :count]
         return 0
 
     def _next_half(self) -> Floats:
@@ -152,9 +153,9 @@ class WindowNode:
 
 def _pieces(slices: Sequence[slice], most: int) -> Iterator[list[tuple[slice, int]]]:
     """Consecutive pieces of ``most`` elements of all slices at once: where each is, and its length."""
-    for start in range(0, max(s.stop - s.start for s in slices), most):
-        lengths = [max(0, min(most, s.stop - s.start - start)) for s in slices]
+    for start in range(0, max(length(s) for s in slices), most):
+        counts = [max(0, min(most, length(s) - start)) for s in slices]
         yield [
-            (slice(s.start + start, s.start + start + length), length)
-            for s, length in zip(slices, lengths, strict=True)
+            (slice(s.start + start, s.start + start + count), count)
+            for s, count in zip(slices, counts, strict=True)
         ]

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import torch
 
-from hpc_fl.collectives.algorithm import Algorithm, Floats, cut
+from hpc_fl.collectives.algorithm import Algorithm, Floats, cut, length
 from hpc_fl.collectives.collective import Collective
 from hpc_fl.collectives.lane import Lane
-from hpc_fl.collectives.node import Node, machines, node_of
+from hpc_fl.collectives.node import Node, host_names, node_of, numbered
 from hpc_fl.collectives.ring import Ring, ring_bytes
 from hpc_fl.comm.transport import Transport
 from hpc_fl.telemetry.ledger import Ledger
@@ -38,7 +37,7 @@ def twolevel_bytes(n: int, nodes: Sequence[int], rank: int, *, shared: bool) -> 
     places = [sum(other == node for other in nodes[:r]) for r, node in enumerate(nodes)]
     place, mates = places[rank], nodes.count(nodes[rank])
     ring = [r for r, other in enumerate(places) if other == place]
-    lengths = [s.stop - s.start for s in slices]
+    lengths = [length(s) for s in slices]
     mine = lengths[place] if place < len(slices) else 0
     inside = 0 if shared else 4 * (sum(lengths) - mine + mine * (mates - 1))
     return inside + (ring_bytes(mine, len(ring), ring.index(rank)) if mine else 0)
@@ -65,7 +64,7 @@ class TwoLevel(Algorithm):
         inside: Callable[[Transport], Node] = node_of,
     ) -> None:
         super().__init__(transport, ledger, lane)
-        places: Final = machines(transport) if nodes is None else list(nodes)
+        places = numbered(host_names(transport)) if nodes is None else nodes
         local = transport.split(places[transport.rank])
         self._place, self._owners = local.rank, min(Counter(places).values())
         self._across = transport.split(local.rank)

@@ -27,36 +27,41 @@ def open_window(transport: Transport, nbytes: int, folder: Path = _FOLDER) -> Fl
 
     Every rank must call it. The memory is given back when the last rank has dropped its array.
     """
-    fd, path = _make(folder, nbytes) if transport.rank == 0 else (-1, Path())
-    told = broadcast_bytes(transport, os.fsencode(path) if transport.rank == 0 else None)
-    if transport.rank != 0:
-        fd = _open(Path(os.fsdecode(told)))
-    memory = mmap.mmap(fd, nbytes) if fd >= 0 else None
-    if fd >= 0:
-        os.close(fd)
+    path, memory = _make(folder, nbytes) if transport.rank == 0 else (b"", None)
+    told = broadcast_bytes(transport, path if transport.rank == 0 else None)
+    if transport.rank != 0 and told:
+        memory = _open(told, nbytes)
     opened = np.array([memory is not None], np.int64)
     transport.allreduce(opened, "min")
-    if transport.rank == 0:
-        path.unlink(missing_ok=True)
+    if path:
+        Path(os.fsdecode(path)).unlink()
     return np.frombuffer(memory, np.float32) if memory is not None and opened[0] else None
 
 
-def _make(folder: Path, nbytes: int) -> tuple[int, Path]:
-    """A new file with all its memory, and its path; -1 where there is none to be had."""
+def _make(folder: Path, nbytes: int) -> tuple[bytes, mmap.mmap | None]:
+    """A new file and its memory, all of it there; nothing where there is none to be had."""
     try:
         fd, name = tempfile.mkstemp(prefix="hpc_fl-", dir=folder)
     except OSError:
-        return -1, folder / "none"
+        return b"", None
     try:
         os.posix_fallocate(fd, 0, nbytes)  # without it, a full folder would end the process at a write
+        return os.fsencode(name), mmap.mmap(fd, nbytes)
     except OSError:
+        Path(name).unlink()
+        return b"", None
+    finally:
         os.close(fd)
-        return -1, Path(name)
-    return fd, Path(name)
 
 
-def _open(path: Path) -> int:
+def _open(path: bytes, nbytes: int) -> mmap.mmap | None:
     try:
-        return os.open(path, os.O_RDWR)
+        fd = os.open(path, os.O_RDWR)
     except OSError:
-        return -1
+        return None
+    try:
+        return mmap.mmap(fd, nbytes)
+    except (OSError, ValueError):  # another file of that name, and shorter, on a machine of its own
+        return None
+    finally:
+        os.close(fd)
