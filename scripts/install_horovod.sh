@@ -12,7 +12,7 @@ set -euo pipefail
 
 version=0.28.1
 source_sum=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
-patch=1 # raise it when the patches or the build's options below change
+patch=2 # raise it when the patches or the build's options below change
 build_tools=(setuptools==80.10.2 wheel==0.48.0 cmake==3.31.10) # Horovod wants setuptools<81 and cmake<4
 needs=(cloudpickle psutil PyYAML packaging cffi)               # of Horovod while it runs
 
@@ -67,14 +67,16 @@ check_tools() {
 }
 
 # C++20 is what torch's headers want by now. The library looks for MPI and torch beside itself first, so that the
-# wheel serves other checkouts.
+# wheel serves other checkouts. Operations are begun without the GIL: Horovod's thread takes it to drop a tensor,
+# also under the lock that the beginning of an operation waits for. (Seen as a deadlock when a rank had died.)
 patch_source() {
     sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 20)/' CMakeLists.txt horovod/torch/CMakeLists.txt &&
         sed -i '/^project(horovod CXX)/a set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)\
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../../../.." "$ORIGIN/../../torch/lib")\
 set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)' CMakeLists.txt &&
+        sed -i 's/&\(Do[A-Za-z]*\));/\&\1, py::call_guard<py::gil_scoped_release>());/' horovod/torch/mpi_ops_v2.cc &&
         [[ "$(grep -l 'CXX_STANDARD 20' CMakeLists.txt horovod/torch/CMakeLists.txt | wc -l)" == 2 ]] &&
-        grep -q INSTALL_RPATH CMakeLists.txt
+        grep -q INSTALL_RPATH CMakeLists.txt && grep -q DoAlltoall,.*gil_scoped_release horovod/torch/mpi_ops_v2.cc
 }
 
 fetch_source() {

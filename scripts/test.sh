@@ -33,6 +33,12 @@ fi
 if (($# == 0)); then
     set -- tests/unit tests/parallel tests/simt tests/system
 fi
+# Built once for all checkouts, in minutes. Its tests are skipped without it, or fail with HPC_FL_REQUIRE=all.
+case " $* " in
+*horovod* | *" tests "* | *" tests/ "* | *" tests/system "* | *" tests/system/ "*)
+    bash scripts/install_horovod.sh || printf 'test: no Horovod (see above): its tests cannot run\n' >&2
+    ;;
+esac
 printf '== pytest %s\n' "$*"
 code=0
 .venv/bin/python -m pytest "$@" || code=$?
