@@ -9,8 +9,10 @@ from typing import Final
 
 from hpc_fl.errors import ConfigError
 
-BENCHMARKS: Final = ("kernels", "round", "accuracy", "convergence", "startup", "memory")
-"""Modules of this folder with a function ``run(options) -> list[Record]``."""
+BENCHMARKS: Final = ("kernels", "collectives", "round", "accuracy", "convergence", "startup", "memory")
+"""Modules of this folder with a function ``run(options) -> list[Record]``; where there is ``show(header,
+records)``, it takes the place of the usual table.
+"""
 
 
 def run_benchmark(name: str, options: Sequence[str], json_file: Path | None) -> bool:
@@ -23,8 +25,9 @@ def run_benchmark(name: str, options: Sequence[str], json_file: Path | None) -> 
     if bad := [key for key, sign, _ in pairs if not sign]:
         raise ConfigError(f"bench {name}: {bad[0]!r}: options are written key=value")
     first = header(name)
-    records = import_module(f"hpc_fl.bench.{name}").run({key: value for key, _, value in pairs})
-    print_records(first, records)
+    module = import_module(f"hpc_fl.bench.{name}")
+    records = module.run({key: value for key, _, value in pairs})
+    getattr(module, "show", print_records)(first, records)
     if json_file is not None:
         write_records(json_file, first, records)
     return all(record.holds is not False for record in records)

@@ -24,7 +24,9 @@ class Record:
     ``bar``: the ratio that is good enough, None where none is set; ``better``: whether it may be no higher or
     no lower than that. ``bytes``: sent by the rank that sent most, in one round. Measurements that are not
     times (accuracy, memory) say so in ``unit``, and keep the same fields. Kernels also say how many bytes a
-    second they moved (``bytes`` are theirs), and which share that is of the yardstick's.
+    second they moved (``bytes`` are theirs), and which share that is of the yardstick's. Collectives say
+    which ``share`` of a link's rate the bytes are, how many the interface counted (``wire``), and below which
+    speed of network, in Gbit/s, they pay (``break_even``).
     """
 
     case: str
@@ -42,6 +44,8 @@ class Record:
     better: Literal["lower", "higher"] = "lower"
     bandwidth: float | None = None
     share: float | None = None
+    wire: int | None = None
+    break_even: float | None = None
 
     @classmethod
     def of(

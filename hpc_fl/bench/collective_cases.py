@@ -1,0 +1,132 @@
+"""What ``hpc-fl bench collectives`` measures: schemes, the shapes of a transformer, and the bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hpc_fl.comm.transport import Transport
+    from hpc_fl.telemetry.ledger import Ledger
+
+HOROVOD: Final = "Horovod"
+GLOO: Final = "gloo"
+MPI: Final = "MPI.Allreduce"
+PEERS: Final = (HOROVOD, GLOO, MPI)
+LIMIT: Final = "link limit"
+"""The seconds in which a link moves what the scheme sends: a yardstick that nobody can beat."""
+
+
+class Reducer(Protocol):
+    """What is timed: a reduction in place."""
+
+    def allreduce(self, buffer: Tensor) -> object: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scheme. ``make(transport, ledger, n)``: its collective, for buffers of n elements; every rank must.
+
+    ``lab``, ``local``: by yardstick, the largest ratio of its time to the yardstick's that is good enough on
+    the virtual cluster, and in shared memory. ``break_even``: the speed of network in Gbit/s up to which it
+    is to pay. ``formula(n, P)``: payload bytes that a rank sends, where the scheme promises a number.
+    """
+
+    make: Callable[[Transport, Ledger, int], Reducer]
+    lab: Mapping[str, float] = field(default_factory=dict)
+    local: Mapping[str, float] = field(default_factory=dict)
+    break_even: float | None = None
+    formula: Callable[[int, int], float] | None = None
+
+
+def transformer_shapes(n: int) -> tuple[tuple[int, ...], ...]:
+    """The tensors of a decoder-only transformer with exactly ``n`` parameters, as in models/transformer.py.
+
+    As many blocks as fit in nine tenths of n; the tied embedding takes what they leave, and what is no whole
+    row of it is a vector at the end.
+    """
+    width = 512 if n >= 10_000_000 else 64
+    vectors = ((width,),) * 2
+    block = (
+        *vectors,
+        *((3 * width, width), (3 * width,), (width, width), (width,)),
+        *vectors,
+        *((4 * width, width), (4 * width,), (width, 4 * width), (width,)),
+    )
+    depth = int(0.9 * n) // sum(map(prod, block))
+    rows, rest = divmod(n - depth * sum(map(prod, block)), width)
+    return tuple(shape for shape in ((rows, width), *(block * depth), (rest,)) if prod(shape))
+
+
+def _auto(transport: Transport, ledger: Ledger, _: int) -> Reducer:
+    from hpc_fl.collectives.auto import AutoDense
+
+    return AutoDense(transport, ledger)
+
+
+def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Transport, Ledger, int], Reducer]:
+    """The usual reduction of the codec of that class, with error feedback where the codec needs it.
+
+    ``scheme``: of the sparse ones.
+    """
+
+    def make(transport: Transport, ledger: Ledger, n: int) -> Reducer:
+        from hpc_fl import compression
+        from hpc_fl.collectives.allreduce import reduction
+
+        shapes = {"shapes": transformer_shapes(n)} if name == "LowRank" else {}
+        codec = getattr(compression, name)(**options, **shapes)
+        return reduction(transport, codec, ledger=ledger, **({"scheme": scheme} if scheme else {}))
+
+    return make
+
+
+def _ring(itemsize: int) -> Callable[[int, int], float]:
+    return lambda n, ranks: 2 * (ranks - 1) / ranks * itemsize * n
+
+
+CASES: Final[Mapping[str, Case]] = {
+    "dense": Case(_auto, {LIMIT: 1 / 0.92, HOROVOD: 1 / 1.5}, formula=_ring(4)),
+    "dense mean": Case(_reduction("Identity"), formula=_ring(4)),
+    "bf16": Case(_reduction("BF16"), formula=_ring(2)),
+    "qsgd 4 bit": Case(_reduction("QSGD", width=4)),
+    "onebit": Case(
+        _reduction("OneBit"),
+        {HOROVOD: 1 / 12, GLOO: 1 / 8},
+        {HOROVOD: 1.3},
+        15.0,
+        lambda n, ranks: 2 * (ranks - 1) * (-(-n // (8 * ranks)) + 4),
+    ),
+    "vote": Case(_reduction("SignSGD")),
+    "topk 1%": Case(_reduction("TopK", ratio=0.01), {HOROVOD: 1 / 10}, break_even=15.0),
+    "topk 0.1%": Case(_reduction("TopK", ratio=0.001), {HOROVOD: 1 / 18}),
+    "regions 1%": Case(
+        _reduction("TopK", scheme="regions", ratio=0.01),
+        formula=lambda n, ranks: 24 * (ranks - 1) / ranks * n * 0.01,
+    ),
+    "ternary 1%": Case(_reduction("Ternary", ratio=0.01)),
+    "randomk 1%": Case(_reduction("RandomK", ratio=0.01)),
+    "lowrank 4": Case(_reduction("LowRank", rank=4), {HOROVOD: 1 / 10}),
+}
+"""By name. ``dense`` adds up and nothing else, as its peers do; ``dense mean`` is what a run uses: weighted,
+with a look for NaN and an agreement of the ranks before it. All but the first two are means like that.
+"""
+
+
+def break_even(dense_bytes: float, scheme_bytes: float, added_seconds: float) -> float:
+    """The speed of network in bit/s below which a scheme is faster than a dense allreduce.
+
+    It sends ``scheme_bytes`` in place of ``dense_bytes``, and computes ``added_seconds`` longer: at a rate B
+    both take equally long where added = 8 (dense - scheme) / B. Infinite where it adds no time, 0 where it
+    saves no bytes.
+    """
+    saved = dense_bytes - scheme_bytes
+    if saved <= 0:
+        return 0.0
+    return 8 * saved / added_seconds if added_seconds > 0 else float("inf")

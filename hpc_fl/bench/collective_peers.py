@@ -1,0 +1,84 @@
+"""Other people's allreduces, in the ranks that run ours: raw MPI, gloo by torch.distributed, and Horovod."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from hpc_fl.bench.collective_cases import GLOO, HOROVOD, MPI
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hpc_fl.comm.transport import Transport
+
+Sum: TypeAlias = "Callable[[Tensor], object]"
+"""Adds a buffer up over the ranks, in place."""
+
+
+@contextmanager
+def raw_mpi(_: Transport) -> Iterator[Sum]:
+    """``MPI.Allreduce`` by mpi4py, in place."""
+    from mpi4py import MPI as mpi  # noqa: N811
+
+    comm = mpi.COMM_WORLD.Dup()
+
+    def add(buffer: Tensor) -> None:
+        comm.Allreduce(mpi.IN_PLACE, buffer.numpy())
+
+    yield add
+    comm.Free()
+
+
+@contextmanager
+def gloo(transport: Transport) -> Iterator[Sum]:
+    """``torch.distributed`` over TCP, on the lab's network or the loopback; it does not touch MPI."""
+    import torch.distributed as dist
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    port = np.zeros(1, np.int64)
+    if transport.rank == 0:
+        with socket.create_server((address, 0)) as probe:  # a port that is free now
+            port[0] = probe.getsockname()[1]
+    transport.broadcast(port)
+    meeting = f"tcp://{address}:{port[0]}"
+    dist.init_process_group("gloo", init_method=meeting, rank=transport.rank, world_size=transport.size)
+    yield dist.all_reduce
+    dist.destroy_process_group()
+
+
+@contextmanager
+def horovod(_: Transport) -> Iterator[Sum]:
+    """Horovod with its own settings. Its thread, which looks for work every millisecond and talks about it to
+    all ranks, runs in this block only: beside other subjects it would take their cores and count as theirs.
+    """
+    import horovod.torch as hvd
+    from mpi4py import MPI as mpi  # noqa: N811
+
+    hvd.init(comm=mpi.COMM_WORLD)
+
+    def add(buffer: Tensor) -> None:
+        hvd.allreduce_(buffer, op=hvd.Sum, name="bench")
+
+    yield add
+    hvd.shutdown()
+
+
+OPEN: Final[Mapping[str, Callable[[Transport], AbstractContextManager[Sum]]]] = {
+    HOROVOD: horovod,
+    GLOO: gloo,
+    MPI: raw_mpi,
+}
+"""Every rank must enter and leave one, and make the same calls in between."""
+
+
+def installed(peer: str) -> bool:
+    """Whether it is there; imports nothing."""
+    return peer != HOROVOD or find_spec("horovod") is not None

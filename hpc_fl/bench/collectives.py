@@ -1,0 +1,177 @@
+"""``hpc-fl bench collectives``: reductions beside Horovod's, gloo's and raw MPI's, in the same job.
+
+On the virtual cluster (``where=lab``; needs root and iproute2), where the network is the bottleneck, and in
+this machine's shared memory (``where=local``), where the computing is: docs/benchmarks/collectives.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Self
+
+from hpc_fl.bench import netns
+from hpc_fl.bench.collective_cases import CASES, PEERS
+from hpc_fl.bench.collective_peers import installed
+from hpc_fl.bench.collective_ranks import Plan, Sample
+from hpc_fl.bench.collective_records import SMALL, Place, records_of
+from hpc_fl.bench.collective_table import print_table
+from hpc_fl.bench.launching import run_worker
+from hpc_fl.bench.netlab import NetLab
+from hpc_fl.bench.record import Record
+from hpc_fl.errors import ConfigError, HpcFlError
+
+_MODULE: Final = "hpc_fl.bench.collective_ranks"
+_LAB_N: Final = 25_000_000
+_LOCAL_N: Final = 1 << 24
+_SWEEP_N: Final = 1_000_000
+_SMALL_TURNS: Final = 9
+_SMALL_REPEATS: Final = 100
+_TIME_LIMIT: Final = 1800.0
+_ENDURING: Final = "lowrank 4"
+
+show = print_table
+
+
+def run(options: dict[str, str]) -> list[Record]:
+    """Options: ``where=lab`` or ``local`` (default: both, where this machine can have a lab); ``n=25e6,...``
+    elements; ``hosts=4``, ``rate=1gbit`` of the lab; ``ranks=2`` in shared memory; ``p=2,4,8`` ranks of 1
+    million elements there, more than there are cores; ``schemes=onebit,...``; ``times=5`` calls of each after
+    ``warmup=8``; ``peers=0`` to leave the others out; ``runs=50`` of PowerSGD in the lab; ``plot=FILE``.
+    """
+    asked = Asked.read(options)
+    records: list[Record] = []
+    for place in asked.places():
+        samples = _on_lab(asked) if place.name == "lab" else _locally(asked)
+        records += records_of(place, samples, PEERS if asked.peers else ())
+    if asked.plot is not None:
+        from hpc_fl.bench.collective_plot import draw
+
+        draw(records, asked.plot)
+    return records
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, read."""
+
+    where: str
+    n: tuple[int, ...]
+    hosts: int
+    rate: str
+    ranks: int
+    sweep: tuple[int, ...]
+    schemes: tuple[str, ...]
+    times: int
+    warmup: int
+    peers: bool
+    runs: int
+    plot: Path | None
+
+    @classmethod
+    def read(cls, options: Mapping[str, str]) -> Self:
+        """Raises :class:`ConfigError` for an option that there is not, or a value that it cannot have."""
+        usual = {"where": "both", "n": "", "hosts": "4", "rate": "1gbit", "ranks": "2", "p": "2,4,8"}
+        usual |= {
+            "schemes": ",".join(CASES),
+            "times": "5",
+            "warmup": "8",
+            "peers": "1",
+            "runs": "50",
+            "plot": "",
+        }
+        if unknown := sorted(options.keys() - usual):
+            raise ConfigError(f"bench collectives: got {unknown[0]!r}, expected {', '.join(usual)}")
+        got = usual | dict(options)
+        schemes = tuple(filter(None, got["schemes"].split(",")))
+        if bad := [name for name in schemes if name not in CASES]:
+            raise ConfigError(f"schemes: got {bad[0]!r}, expected of {', '.join(CASES)}")
+        if got["where"] not in ("lab", "local", "both"):
+            raise ConfigError(f"where: got {got['where']!r}, expected lab, local or both")
+        single = {"hosts": 2, "ranks": 2, "times": 1, "warmup": 1, "runs": 0}
+        return cls(
+            where=got["where"],
+            n=_numbers("n", got["n"], 8),
+            rate=got["rate"],
+            sweep=_numbers("p", got["p"], 2),
+            schemes=schemes,
+            peers=got["peers"] != "0",
+            plot=Path(got["plot"]) if got["plot"] else None,
+            **{key: _number(key, got[key], least) for key, least in single.items()},
+        )
+
+    def places(self) -> list[Place]:
+        """Where to measure. Raises :class:`ConfigError` where a lab is asked for and cannot be had."""
+        places = []
+        if self.where != "local":
+            reason = netns.why_not(self.rate)
+            if reason and self.where == "lab":
+                raise ConfigError(reason)
+            if reason:
+                print(f"no virtual cluster, in shared memory only: {reason}")
+            else:
+                places.append(Place("lab", netns.bits_per_second(self.rate)))
+        return places + ([] if self.where == "lab" else [Place("local", None)])
+
+    def plan(self, n: int, **more: Any) -> Plan:
+        """All that was asked for, at n elements; ``more`` takes the place of what was asked for."""
+        peers = [peer for peer in PEERS if self.peers and installed(peer)]
+        usual: dict[str, Any] = {"schemes": self.schemes, "peers": peers}
+        usual |= {"times": self.times, "warmup": self.warmup}
+        return Plan(n=n, **(usual | more))
+
+    def small(self, **more: Any) -> Plan:
+        """Calls of 4 KB, which take as long as their overhead does."""
+        schemes = [name for name in self.schemes if name.startswith("dense")]
+        return self.plan(SMALL, schemes=schemes, times=_SMALL_TURNS, warmup=1, repeats=_SMALL_REPEATS, **more)
+
+
+def _numbers(key: str, text: str, least: int) -> tuple[int, ...]:
+    """Numbers with commas between them; 25e6 is one."""
+    try:
+        numbers = tuple(int(float(word)) for word in text.split(",") if word)
+    except ValueError:
+        numbers = (least - 1,)
+    if any(number < least for number in numbers):
+        raise ConfigError(f"{key}: got {text!r}, expected numbers from {least} on")
+    return numbers
+
+
+def _number(key: str, text: str, least: int) -> int:
+    if len(numbers := _numbers(key, text, least)) != 1:
+        raise ConfigError(f"{key}: got {text!r}, expected a number from {least} on")
+    return numbers[0]
+
+
+def _on_lab(asked: Asked) -> list[Sample]:
+    plans = [asked.plan(n, wire=True) for n in asked.n or (_LAB_N,)]
+    if asked.runs and _ENDURING in asked.schemes:
+        plans.append(asked.plan(plans[0].n, schemes=(), peers=(), endure={_ENDURING: asked.runs}))
+    command = [sys.executable, "-m", _MODULE, _as_json([*plans, asked.small()])]
+    with NetLab(asked.hosts, asked.rate) as lab, TemporaryDirectory() as cache:
+        # Choices that a run keeps for the next one are made anew.
+        done = lab.run(command, timeout=_TIME_LIMIT, capture=True, env={"XDG_CACHE_HOME": cache})
+    if done.returncode:
+        raise HpcFlError(f"{_MODULE} failed with {done.returncode} in the lab:\n{done.stderr[-2000:]}")
+    return [Sample(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _locally(asked: Asked) -> list[Sample]:
+    plans = {asked.ranks: [*(asked.plan(n) for n in asked.n or (_LOCAL_N,)), asked.small()]}
+    few = asked.plan(min([_SWEEP_N, *asked.n]))
+    for ranks in asked.sweep:
+        if few not in plans.setdefault(ranks, []):
+            plans[ranks].append(few)
+    return [
+        Sample(**found)
+        for ranks, some in plans.items()
+        for found in run_worker(_MODULE, [_as_json(some)], ranks, _TIME_LIMIT)
+    ]
+
+
+def _as_json(plans: Sequence[Plan]) -> str:
+    return json.dumps([asdict(plan) for plan in plans])
