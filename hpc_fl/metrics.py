@@ -96,10 +96,10 @@ class RoundRecords:
         """What compression saved in the rounds of this session, for the table at the end; on rank 0. Nothing
         where nothing was compressed.
         """
-        if self._updates == self._plain:
-            return {}
-        found = {"encoded updates": f"{100 * self._updates / self._plain:.3g} % of float32"}
-        if self._dense:
+        found = {}
+        if self._updates != self._plain:
+            found["encoded updates"] = f"{100 * self._updates / self._plain:.3g} % of float32"
+        if self._dense and self._exchanged != self._dense:
             share = 100 * self._exchanged / self._dense
             found["exchange sent"] = f"{share:.3g} % of what a dense allreduce sends, headers included"
         return found

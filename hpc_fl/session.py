@@ -163,7 +163,9 @@ class Session:
             cohort=self.cohort,
             executor=self._executor,
             strategy=self._strategy,
-            exchange=build.make_exchange(config, self._model, self._strategy, transport, self.ledger),
+            exchange=build.make_exchange(
+                config, self._model, self._strategy, transport, self.ledger, parties.store.party_ids
+            ),
             evaluator=evaluator,
             buffers=self._buffers,
             checkpoints=self._checkpoints,

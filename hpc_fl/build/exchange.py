@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from hpc_fl import compression
 from hpc_fl.build.parts import find, is_custom
-from hpc_fl.collectives import Allgather, DenseAllreduce
+from hpc_fl.collectives import (
+    Allgather,
+    AutoDense,
+    Compressed,
+    DenseAllreduce,
+    Doubling,
+    Linear,
+    LowRankMean,
+    Reduction,
+    Ring,
+    Sharded,
+    Sparse,
+    Summed,
+    TwoLevel,
+    Vote,
+    WarmUp,
+)
+from hpc_fl.collectives.summed import MakeCollective
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Codec, ErrorFeedback
 from hpc_fl.config import Config
-from hpc_fl.config.codecs import WarmUp
+from hpc_fl.config.codecs import WarmUp as WarmUpSection
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
 from hpc_fl.errors import CodecError, ConfigError
-from hpc_fl.exchange import DenseExchange, Encoder, Exchange, PayloadExchange, Plain
+from hpc_fl.exchange import DenseExchange, Encoder, Exchange, PayloadExchange, Plain, ReducedExchange
 from hpc_fl.flat import FlatModel, Segment
 from hpc_fl.strategies import Strategy
 from hpc_fl.telemetry.ledger import Ledger
@@ -61,7 +79,7 @@ def _argument(key: str, value: Any, model: FlatModel, seed: int) -> Any:
     """What stands for an option in a codec's own terms."""
     if isinstance(value, Named):
         return make_codec(value, model, seed)
-    if isinstance(value, WarmUp):
+    if isinstance(value, WarmUpSection):
         return compression.WarmUp(**value.model_dump())
     if key == "segments":
         return tuple(segment.stop - segment.start for segment in _segments(model)) if value else None
@@ -88,31 +106,103 @@ def make_encoder(section: ExchangeSection, codec: Codec) -> Encoder:
 
 
 def make_exchange(
-    config: Config, model: FlatModel, strategy: Strategy, transport: Transport, ledger: Ledger
+    config: Config,
+    model: FlatModel,
+    strategy: Strategy,
+    transport: Transport,
+    ledger: Ledger,
+    hosted: Sequence[int],
 ) -> Exchange:
-    """The configured way for updates to travel."""
-    return EXCHANGES[config.exchange.carrier](config, model, strategy.travels, transport, ledger)
+    """The configured way for updates to travel; ``hosted``: the parties of this rank. Every rank must call
+    it.
+    """
+    world = _World(model, strategy.travels, transport, ledger, hosted)
+    return EXCHANGES[config.exchange.carrier](config, world)
 
 
-def _dense(
-    _: Config, model: FlatModel, names: Sequence[str], transport: Transport, ledger: Ledger
-) -> Exchange:
-    collective = DenseAllreduce(transport, ledger)
-    return DenseExchange(transport, collective, n=model.n, names=names, device=model.device)
+@dataclass(frozen=True)
+class _World:
+    """What exchanges are made of besides the configuration."""
+
+    model: FlatModel
+    names: Sequence[str]
+    transport: Transport
+    ledger: Ledger
+    hosted: Sequence[int]
 
 
-def _payloads(
-    config: Config, model: FlatModel, names: Sequence[str], transport: Transport, ledger: Ledger
-) -> Exchange:
+def _dense(config: Config, world: _World) -> Exchange:
+    collective = DENSE[config.exchange.dense.algorithm](world.transport, world.ledger)
+    model = world.model
+    return DenseExchange(world.transport, collective, n=model.n, names=world.names, device=model.device)
+
+
+def _payloads(config: Config, world: _World) -> Exchange:
+    codec, model = _fitting(config, world.model), world.model
+    encoders = {name: make_encoder(config.exchange, codec) for name in world.names}
+    collective = Allgather(world.transport, world.ledger)
+    return PayloadExchange(world.transport, codec, encoders, collective, n=model.n, device=model.device)
+
+
+def _reduced(config: Config, world: _World) -> Exchange:
+    codec, model = _fitting(config, world.model), world.model
+    reductions = {name: _reduction(config.exchange, codec, world) for name in world.names}
+    return ReducedExchange(
+        world.transport, reductions, world.ledger, n=model.n, hosted=world.hosted, device=model.device
+    )
+
+
+def _reduction(section: ExchangeSection, codec: Codec, world: _World) -> Reduction:
+    """The configured reduction, after the configured rounds as float32."""
+    options = section.sparse.model_dump() if section.carrier == "sparse" else {}
+    compressed = REDUCTIONS[section.carrier](
+        world.transport, world.ledger, codec, feedback=bool(section.keeps), mean=False, **options
+    )
+    if not section.warmup:
+        return compressed
+    plain = Summed(
+        world.transport,
+        world.ledger,
+        compression.Identity(),
+        feedback=False,
+        mean=False,
+        dense=DENSE[section.dense.algorithm],
+    )
+    return WarmUp(plain, compressed, section.warmup)
+
+
+def _fitting(config: Config, model: FlatModel) -> Codec:
+    """The configured codec, which can encode the model's buffer. Raises :class:`ConfigError`."""
     codec = make_codec(config.exchange.codec, model, config.seed)
     try:
         codec.nbytes(model.n)  # asks for all that depends on n
     except CodecError as error:
         raise ConfigError(f"exchange.codec: {error}") from error
-    encoders = {name: make_encoder(config.exchange, codec) for name in names}
-    collective = Allgather(transport, ledger)
-    return PayloadExchange(transport, codec, encoders, collective, n=model.n, device=model.device)
+    return codec
 
 
-EXCHANGES: Final = {"dense": _dense, "allgather": _payloads}
+DENSE: Final[dict[str, MakeCollective]] = {
+    "auto": AutoDense,
+    "mpi": DenseAllreduce,
+    "ring": Ring,
+    "doubling": Doubling,
+    "twolevel": TwoLevel,
+}
+"""By algorithm: what adds up float32."""
+
+REDUCTIONS: Final[dict[str, Callable[..., Compressed]]] = {
+    "halves": Summed,
+    "sharded": Sharded,
+    "sparse": Sparse,
+    "vote": Vote,
+    "linear": Linear,
+    "lowrank": LowRankMean,
+}
+"""By collective: what reduces the sums of ranks."""
+
+EXCHANGES: Final[dict[str, Callable[[Config, _World], Exchange]]] = {
+    "dense": _dense,
+    "allgather": _payloads,
+    **dict.fromkeys(REDUCTIONS, _reduced),
+}
 """By collective."""

@@ -1,28 +1,52 @@
 """Collectives: one file each."""
 
 from hpc_fl.collectives.allgather import Allgather, Gathering, allgather_bytes_sent
+from hpc_fl.collectives.allreduce import allreduce, reduction
 from hpc_fl.collectives.auto import AutoDense
-from hpc_fl.collectives.collective import Collective, Handle
+from hpc_fl.collectives.collective import Collective, Handle, Reduced, ReducedHandle, Reduction
+from hpc_fl.collectives.compressed import Compressed
 from hpc_fl.collectives.dense import DenseAllreduce, dense_bytes
 from hpc_fl.collectives.doubling import Doubling, doubling_bytes
 from hpc_fl.collectives.halves import Halves
+from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes
 from hpc_fl.collectives.ring import Ring, ring_bytes
+from hpc_fl.collectives.sharded import Sharded
+from hpc_fl.collectives.shards import sharded_bytes
+from hpc_fl.collectives.sparse import Sparse
+from hpc_fl.collectives.summed import Linear, Summed
 from hpc_fl.collectives.twolevel import TwoLevel, twolevel_bytes
+from hpc_fl.collectives.vote import Vote
+from hpc_fl.collectives.warmup import WarmUp
 
 __all__ = [
     "Allgather",
     "AutoDense",
     "Collective",
+    "Compressed",
     "DenseAllreduce",
     "Doubling",
     "Gathering",
     "Halves",
     "Handle",
+    "Linear",
+    "LowRankMean",
+    "Reduced",
+    "ReducedHandle",
+    "Reduction",
     "Ring",
+    "Sharded",
+    "Sparse",
+    "Summed",
     "TwoLevel",
+    "Vote",
+    "WarmUp",
     "allgather_bytes_sent",
+    "allreduce",
     "dense_bytes",
     "doubling_bytes",
+    "lowrank_bytes",
+    "reduction",
     "ring_bytes",
+    "sharded_bytes",
     "twolevel_bytes",
 ]

@@ -8,10 +8,11 @@ from hpc_fl.collectives.collective import Reduced
 from hpc_fl.collectives.compressed import Compressed
 from hpc_fl.collectives.lowrank import LowRankMean
 from hpc_fl.collectives.sharded import Sharded
+from hpc_fl.collectives.sparse import Sparse
 from hpc_fl.collectives.summed import Linear, Summed
 from hpc_fl.collectives.vote import Vote
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import BF16, FP16, Identity, LowRank, RandomK, SignSGD
+from hpc_fl.compression import BF16, FP16, Identity, LowRank, RandomK, SignSGD, Threshold, TopK
 from hpc_fl.compression.base import Base
 from hpc_fl.errors import CodecError
 from hpc_fl.telemetry.ledger import Ledger
@@ -23,6 +24,8 @@ _USUAL: Final[dict[type[Base], type[Compressed]]] = {
     Identity: Summed,
     FP16: Summed,
     BF16: Summed,
+    TopK: Sparse,
+    Threshold: Sparse,
     RandomK: Linear,
     SignSGD: Vote,
     LowRank: LowRankMean,
@@ -38,20 +41,22 @@ def reduction(
     mean: bool = True,
     ledger: Ledger | None = None,
     collective: type[Compressed] | None = None,
+    **options: Any,
 ) -> Compressed:
     """What reduces buffers over ``comm`` by ``codec`` (None: float32 as it is). Every rank must call it.
 
     ``feedback``: what the encoding leaves out is added in the next call; None: as the codec needs it.
     ``mean``: the weighted mean, else the weighted sum. ``ledger``: counts the bytes sent. ``collective``: the
-    class that carries the payloads; None: the usual one for the codec. Keep one object for each buffer: it
-    remembers what was left out of it. Raises :class:`CodecError` for a pairing that cannot work.
+    class that carries the payloads, None for the usual one; ``options``: that class's own. Keep one object
+    for each buffer: it remembers what was left out of it. Raises :class:`CodecError` for a pairing that
+    cannot work.
     """
     codec = codec or Identity()
     carrier = collective or _USUAL.get(type(codec), Sharded)
     if not carrier.carries(codec):
         raise CodecError(f"collective {carrier.name} cannot carry {codec.name}")
     keeps = codec.needs_feedback if feedback is None else feedback
-    return carrier(_transport(comm), ledger or Ledger(), codec, feedback=keeps, mean=mean)
+    return carrier(_transport(comm), ledger or Ledger(), codec, feedback=keeps, mean=mean, **options)
 
 
 def allreduce(
@@ -77,7 +82,7 @@ def allreduce(
 def _transport(comm: Transport | MPI.Comm) -> Transport:
     """A transport as it is; a communicator's."""
     if not hasattr(comm, "Get_rank"):
-        return cast("Transport", comm)
+        return comm
     from hpc_fl.comm.mpi import MpiTransport
 
     return MpiTransport(cast("MPI.Comm", comm))

@@ -207,7 +207,8 @@ def _iterate(matrix: Tensor, start: Tensor, left: Tensor, right: Tensor) -> None
 
 def orthonormal(image: Tensor) -> Tensor:
     """An orthonormal basis (m, r) of the columns of ``image`` (m, r), whatever their scale."""
-    return torch.linalg.qr(image / image.abs().max().clamp_min(_TINY)).Q
+    basis: Tensor = torch.linalg.qr(image / image.abs().max().clamp_min(_TINY)).Q
+    return basis
 
 
 def start_from(right: Tensor, start: Tensor) -> None:

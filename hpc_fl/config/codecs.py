@@ -15,12 +15,22 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Codec(Named):
-    """``carried_by``: the collectives that can carry its payloads, the usual one first. ``selects``: whether
-    it chooses elements.
+    """``carried_by``: the collectives that can carry its payloads, the usual one first; ``reduced_by``: those
+    of them that reduce sums of ranks. ``selects``: whether it chooses elements.
     """
 
-    carried_by: ClassVar[tuple[str, ...]] = ("allgather",)
+    reduced_by: ClassVar[tuple[str, ...]] = ()
     selects: ClassVar[bool] = False
+
+    @property
+    def carried_by(self) -> tuple[str, ...]:
+        """Those that reduce the sums of ranks, where its options let them, and the one of whole payloads."""
+        return (*(self.reduced_by if self.uniform else ()), "allgather")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it does with any part of a buffer what it does with the whole."""
+        return True
 
     @property
     def keeps(self) -> bool:
@@ -39,7 +49,7 @@ class _Lossy(_Codec):
 class Identity(_Codec):
     """Float32 as it is."""
 
-    carried_by: ClassVar[tuple[str, ...]] = ("dense", "allgather")
+    reduced_by: ClassVar[tuple[str, ...]] = ("dense",)
 
     name: Literal["identity"] = "identity"
 
@@ -47,11 +57,15 @@ class Identity(_Codec):
 class Fp16(_Codec):
     """Half precision."""
 
+    reduced_by: ClassVar[tuple[str, ...]] = ("halves",)
+
     name: Literal["fp16"] = "fp16"
 
 
 class Bf16(_Codec):
     """bfloat16."""
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("halves",)
 
     name: Literal["bf16"] = "bf16"
 
@@ -90,6 +104,8 @@ class TopK(_Amount):
     each of the model's tensors (``segments``).
     """
 
+    reduced_by: ClassVar[tuple[str, ...]] = ("sparse",)
+
     name: Literal["topk"] = "topk"
     segments: bool = False
     schedule: WarmUp | None = None
@@ -99,6 +115,8 @@ class RandomK(_Amount):
     """Elements chosen at random, the same by all parties of a round, without indices. ``unbiased``: scaled so
     that the mean is right on average; then without error feedback.
     """
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("linear",)
 
     name: Literal["randomk"] = "randomk"
     unbiased: bool = False
@@ -111,14 +129,22 @@ class RandomK(_Amount):
 class Ternary(_Amount):
     """Top-k, then the mean magnitude and a sign in place of each value."""
 
+    reduced_by: ClassVar[tuple[str, ...]] = ("sharded",)
+
     name: Literal["ternary"] = "ternary"
     schedule: WarmUp | None = None
+
+    @property
+    def uniform(self) -> bool:
+        return self.k is None
 
 
 class Threshold(_Lossy):
     """The elements of magnitude above ``eps``."""
 
     selects: ClassVar[bool] = True
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("sparse",)
 
     name: Literal["threshold"] = "threshold"
     eps: Annotated[float, Field(ge=0)]
@@ -128,6 +154,8 @@ class OneBit(_Lossy):
     """Signs times the mean magnitude: of the whole update, of each of the model's tensors (``segments``), or
     of each ``block`` of elements.
     """
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("sharded",)
 
     name: Literal["onebit"] = "onebit"
     segments: bool = False
@@ -139,9 +167,15 @@ class OneBit(_Lossy):
             raise ValueError("give either segments or block")
         return self
 
+    @property
+    def uniform(self) -> bool:
+        return not self.segments
+
 
 class SignSgd(_Codec):
     """Signs times a constant."""
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("vote",)
 
     name: Literal["signsgd"] = "signsgd"
     scale: Positive = 1.0
@@ -150,6 +184,8 @@ class SignSgd(_Codec):
 class Qsgd(_Codec):
     """``width`` bits an element and a scale for each ``block``, rounded at random."""
 
+    reduced_by: ClassVar[tuple[str, ...]] = ("sharded",)
+
     name: Literal["qsgd"] = "qsgd"
     width: Annotated[int, Field(ge=2, le=8)] = 4
     block: Annotated[int, Field(ge=8, lt=2**31, multiple_of=8)] = 512
@@ -157,6 +193,8 @@ class Qsgd(_Codec):
 
 class LowRank(_Lossy):
     """Two thin factors of ``rank`` columns for each matrix of the model."""
+
+    reduced_by: ClassVar[tuple[str, ...]] = ("lowrank",)
 
     name: Literal["lowrank"] = "lowrank"
     rank: Count = 4
@@ -191,6 +229,8 @@ class Chain(_Lossy):
 
     selects: ClassVar[bool] = True
 
+    reduced_by: ClassVar[tuple[str, ...]] = ("sharded",)
+
     name: Literal["chain"] = "chain"
     sparsifier: Selection = TopK(ratio=0.01)
     values: Values = Qsgd()
@@ -200,6 +240,10 @@ class Chain(_Lossy):
         if getattr(self.values, "segments", False):
             raise ValueError("values.segments: the chosen values are of no tensor; use values.block")
         return self
+
+    @property
+    def uniform(self) -> bool:
+        return getattr(self.sparsifier, "k", None) is None and not getattr(self.sparsifier, "segments", False)
 
 
 Codec = Annotated[

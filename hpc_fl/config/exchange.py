@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from hpc_fl.config.codecs import Codec, Identity, RandomK
-from hpc_fl.config.section import Fraction, Section
+from hpc_fl.config.section import Count, Fraction, Section
 
 
 class ErrorFeedback(Section):
@@ -33,18 +33,48 @@ def _switch(value: Any) -> Any:
     return value
 
 
+CollectiveName = Literal[
+    "auto", "dense", "halves", "sharded", "sparse", "vote", "linear", "lowrank", "allgather"
+]
+
+
+class Dense(Section):
+    """How float32 is added up: by MPI's own allreduce, or one of ours. ``algorithm`` auto: the fastest by a
+    short measurement, which is kept for each set of machines.
+    """
+
+    algorithm: Literal["auto", "mpi", "ring", "doubling", "twolevel"] = "auto"
+
+
+class Sparse(Section):
+    """How chosen elements are added up. ``scheme`` auto: the exact one that costs least. ``global_k``: of the
+    sum, only as many elements as a rank chooses. ``refresh``: rounds for which ``regions`` keeps its bounds.
+    """
+
+    scheme: Literal["auto", "gather", "doubling", "split", "regions"] = "auto"
+    global_k: bool = False
+    refresh: Count = 64
+
+
 class Exchange(Section):
-    """How updates travel. ``collective`` auto: dense for the identity, else allgather."""
+    """How updates travel. ``collective`` auto: the one that reduces the codec's payloads; allgather where
+    none can, and with momentum, which is a party's. ``warmup``: so many rounds travel as float32 first.
+    """
 
     codec: Codec = Identity()
     error_feedback: Annotated[ErrorFeedback, BeforeValidator(_switch)] = ErrorFeedback()
-    collective: Literal["auto", "dense", "allgather"] = "auto"
+    collective: CollectiveName = "auto"
+    dense: Dense = Dense()
+    sparse: Sparse = Sparse()
+    warmup: Annotated[int, Field(ge=0)] = 0
 
     @property
     def carrier(self) -> str:
         """The collective in use."""
-        first: str = self.codec.carried_by[0]
-        return first if self.collective == "auto" else self.collective
+        if self.collective != "auto":
+            return self.collective
+        usual: str = self.codec.carried_by[0]
+        return "allgather" if self.error_feedback.momentum else usual
 
     @property
     def keeps(self) -> bool | None:
@@ -55,23 +85,60 @@ class Exchange(Section):
 
 def exchange_problem(exchange: Exchange) -> str | None:
     """Why the parts of the section do not fit together, as far as the configuration tells."""
-    codec, feedback = exchange.codec, exchange.error_feedback
-    with_codec = f"with exchange.codec: {codec.name}"
-    if exchange.carrier not in codec.carried_by:
+    return _carrier_problem(exchange) or _feedback_problem(exchange) or _masking_problem(exchange)
+
+
+def _carrier_problem(exchange: Exchange) -> str | None:
+    codec, carrier = exchange.codec, exchange.carrier
+    if carrier not in codec.carried_by:
         fitting = " or ".join(("auto", *codec.carried_by))
-        return f"exchange.collective: got {exchange.collective!r} {with_codec}, expected {fitting}"
-    if feedback.enabled and isinstance(codec, Identity):
+        return (
+            f"exchange.collective: got {exchange.collective!r} with exchange.codec: {codec.name}, "
+            f"expected {fitting}"
+        )
+    if exchange.error_feedback.momentum and carrier != "allgather":
+        return (
+            f"exchange.error_feedback.momentum: got {exchange.error_feedback.momentum} with "
+            f"exchange.collective: {carrier}, which encodes a rank's sum and knows no party; "
+            "expected allgather or auto"
+        )
+    if exchange.warmup and carrier in ("dense", "allgather"):
+        return (
+            f"exchange.warmup: got {exchange.warmup} with exchange.collective: {carrier}, "
+            "which has no dense rounds to begin with; expected 0"
+        )
+    return None
+
+
+def _feedback_problem(exchange: Exchange) -> str | None:
+    codec = exchange.codec
+    if not exchange.error_feedback.enabled:
+        return None
+    with_codec = f"with exchange.codec: {codec.name}"
+    if isinstance(codec, Identity):
         return f"exchange.error_feedback: got true {with_codec}, which loses nothing; expected false"
-    if feedback.enabled and isinstance(codec, RandomK) and codec.unbiased:
+    if isinstance(codec, RandomK) and codec.unbiased:
         return (
             f"exchange.error_feedback: got true {with_codec} and exchange.codec.unbiased: true, "
             "each of which makes up for what the other does; expected one of them"
         )
-    if feedback.masking and not (feedback.momentum and exchange.keeps is not False):
-        return "exchange.error_feedback.masking: got true without exchange.error_feedback.momentum"
-    if feedback.masking and not codec.selects:
+    if exchange.carrier == "halves":
         return (
-            f"exchange.error_feedback.masking: got true {with_codec}, "
+            f"exchange.error_feedback: got true {with_codec} and exchange.collective: halves, "
+            "which rounds on the wire; expected false, or exchange.collective: allgather"
+        )
+    return None
+
+
+def _masking_problem(exchange: Exchange) -> str | None:
+    feedback = exchange.error_feedback
+    if not feedback.masking:
+        return None
+    if not (feedback.momentum and exchange.keeps is not False):
+        return "exchange.error_feedback.masking: got true without exchange.error_feedback.momentum"
+    if not exchange.codec.selects:
+        return (
+            f"exchange.error_feedback.masking: got true with exchange.codec: {exchange.codec.name}, "
             "which chooses no elements; expected false"
         )
     return None

@@ -4,5 +4,6 @@ from hpc_fl.exchange.dense import DenseExchange
 from hpc_fl.exchange.encoders import Encoder, Plain
 from hpc_fl.exchange.exchange import Exchange, Mixed
 from hpc_fl.exchange.payloads import PayloadExchange
+from hpc_fl.exchange.reduced import ReducedExchange
 
-__all__ = ["DenseExchange", "Encoder", "Exchange", "Mixed", "PayloadExchange", "Plain"]
+__all__ = ["DenseExchange", "Encoder", "Exchange", "Mixed", "PayloadExchange", "Plain", "ReducedExchange"]

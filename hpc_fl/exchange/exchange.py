@@ -27,7 +27,8 @@ class Mixed:
     weighted mean training loss, NaN where no party contributed; ``parties``: how many entered; ``left_out``:
     the ids of those that did not because their update was not finite; ``stop``: whether some rank asked to
     stop. ``payload_bytes``: what the updates of those that entered took, encoded, headers apart, where
-    float32 takes ``plain_bytes``; ``dense_bytes``: what a rank sends in a dense exchange of these buffers.
+    float32 takes ``plain_bytes``; both 0 where sums of ranks are encoded instead. ``dense_bytes``: what a
+    rank sends in a dense exchange of these buffers.
     """
 
     buffers: Mapping[str, Tensor]

@@ -109,15 +109,31 @@ def law_more_ranks_than_parties(transport: Transport, folder: Path) -> None:
 
 CODECS: dict[str, Any] = {
     "identity": {"codec": "identity", "collective": "allgather"},
-    "half": {"codec": "bf16"},
-    "sparse": {"codec": {"name": "topk", "ratio": 0.1, "segments": True}},
+    "half": {"codec": "bf16", "collective": "allgather"},
+    "sparse": {"codec": {"name": "topk", "ratio": 0.1, "segments": True}, "collective": "allgather"},
     "momentum": {"codec": "topk", "error_feedback": {"momentum": 0.5, "masking": True}},
     "signs": {"codec": {"name": "onebit", "segments": True}},
-    "quantised": {"codec": "qsgd"},
-    "factors": {"codec": {"name": "lowrank", "rank": 1}},
-    "chained": {"codec": {"name": "chain", "sparsifier": {"name": "topk", "ratio": 0.2}, "values": "fp16"}},
+    "quantised": {"codec": "qsgd", "collective": "allgather"},
+    "factors": {"codec": {"name": "lowrank", "rank": 1}, "collective": "allgather"},
+    "chained": {
+        "codec": {"name": "chain", "sparsifier": {"name": "topk", "ratio": 0.2}, "values": "fp16"},
+        "collective": "allgather",
+    },
 }
-"""One codec of each family, as in the section ``exchange``."""
+"""One codec of each family, as in the section ``exchange``: each party's own payloads."""
+
+REDUCED: dict[str, Any] = {
+    "halves": {"codec": "bf16"},
+    "sharded": {"codec": {"name": "onebit", "block": 64}},
+    "quantised": {"codec": "qsgd", "error_feedback": True},
+    "chained": {"codec": {"name": "chain", "sparsifier": {"name": "topk", "ratio": 0.2}, "values": "fp16"}},
+    "sparse": {"codec": {"name": "topk", "ratio": 0.1}},
+    "vote": {"codec": {"name": "signsgd", "scale": 0.01}},
+    "linear": {"codec": {"name": "randomk", "ratio": 0.2}},
+    "lowrank": {"codec": {"name": "lowrank", "rank": 1}},
+    "warmup": {"codec": "onebit", "warmup": 2},
+}
+"""One codec for each way to reduce the sums of ranks."""
 
 
 def law_with_every_codec_ranks_agree_and_their_number_changes_nothing(
@@ -143,6 +159,21 @@ def law_what_error_feedback_keeps_is_resumed(transport: Transport, folder: Path)
             moved = params_of(run(solo(), folder / f"{name}-moved", resume=True, **changes))
             assert torch.equal(moved, whole), name
         resumed = params_of(run(transport, folder / f"{name}-cut", resume=True, **changes))
+        assert torch.equal(resumed, whole), name
+
+
+def law_ranks_agree_with_every_reduction_and_resume_it(transport: Transport, folder: Path) -> None:
+    """With the same bits on this number of ranks; on another one what was kept back is not lost."""
+    for name, exchange in REDUCED.items():
+        whole = params_of(run(transport, folder / f"{name}-whole", exchange=exchange, rounds=4))
+        assert whole.isfinite().all(), name
+        assert len(set(allgather_bytes(transport, whole.numpy().tobytes()))) == 1, name
+        run(transport, folder / f"{name}-cut", exchange=exchange, rounds=2)
+        if transport.rank == 0:
+            shutil.copytree(folder / f"{name}-cut", folder / f"{name}-moved")
+            moved = run(solo(), folder / f"{name}-moved", exchange=exchange, rounds=4, resume=True)
+            assert params_of(moved).isfinite().all(), name
+        resumed = params_of(run(transport, folder / f"{name}-cut", exchange=exchange, rounds=4, resume=True))
         assert torch.equal(resumed, whole), name
 
 
@@ -174,7 +205,8 @@ def law_a_record_a_round(transport: Transport, folder: Path) -> None:
 
 
 def law_a_record_says_what_compression_saved(transport: Transport, folder: Path) -> None:
-    session = run(transport, folder / "run", exchange={"codec": "onebit"}, rounds=2)
+    exchange = {"codec": "onebit", "collective": "allgather"}
+    session = run(transport, folder / "run", exchange=exchange, rounds=2)
     if transport.rank:
         return
     n, size = session.federation.model.n, transport.size

@@ -165,28 +165,32 @@ def test_every_named_component_has_a_builder() -> None:
 
 
 ON_BY_DEFAULT = {
-    "identity": False,
-    "fp16": False,
-    "bf16": False,
-    "topk": True,
-    "randomk": True,
-    "{name: randomk, unbiased: true}": False,
-    "{name: threshold, eps: 0.1}": True,
-    "onebit": True,
-    "signsgd": False,
-    "qsgd": False,
-    "ternary": True,
-    "lowrank": True,
-    "chain": True,
-    "mine:codec": None,
+    "identity": (False, "dense"),
+    "fp16": (False, "halves"),
+    "bf16": (False, "halves"),
+    "topk": (True, "sparse"),
+    "{name: topk, k: 7}": (True, "sparse"),
+    "randomk": (True, "linear"),
+    "{name: randomk, unbiased: true}": (False, "linear"),
+    "{name: threshold, eps: 0.1}": (True, "sparse"),
+    "onebit": (True, "sharded"),
+    "{name: onebit, segments: true}": (True, "allgather"),
+    "signsgd": (False, "vote"),
+    "qsgd": (False, "sharded"),
+    "ternary": (True, "sharded"),
+    "{name: ternary, k: 7}": (True, "allgather"),
+    "lowrank": (True, "lowrank"),
+    "chain": (True, "sharded"),
+    "{name: chain, sparsifier: {name: topk, k: 7}}": (True, "allgather"),
+    "mine:codec": (None, "allgather"),
 }
+"""Whether error feedback is on unless it is configured, and the usual collective."""
 
 
-@pytest.mark.parametrize(("codec", "on"), ON_BY_DEFAULT.items())
-def test_error_feedback_is_on_where_the_codec_needs_it(codec: str, on: bool | None) -> None:
+@pytest.mark.parametrize(("codec", "usual"), ON_BY_DEFAULT.items())
+def test_feedback_and_collective_are_what_the_codec_needs(codec: str, usual: tuple[bool | None, str]) -> None:
     exchange = load_config(None, [f"exchange.codec={codec}"]).exchange
-    assert exchange.keeps is on
-    assert exchange.carrier == ("dense" if codec == "identity" else "allgather")
+    assert (exchange.keeps, exchange.carrier) == usual
     again = load_config(None, [f"exchange.codec={codec}", "exchange.error_feedback=null"]).exchange
     assert again == exchange
 

@@ -41,7 +41,7 @@ def _one_thread() -> Iterator[None]:
 
 def trained(folder: Path, codec: str, feedback: bool | None = None) -> tuple[float, float]:
     """Accuracy in per cent, and payload bytes over float32's, of one run."""
-    exchange = {"codec": yaml.safe_load(codec), "error_feedback": feedback}
+    exchange = {"codec": yaml.safe_load(codec), "error_feedback": feedback, "collective": "allgather"}
     result = Session(make_config({**SMALL, "exchange": exchange}), solo(), run_dir=folder).run()
     assert result.accuracy is not None
     return 100 * result.accuracy, read_jsonl(folder / "metrics.jsonl")[-1]["payload_ratio"]

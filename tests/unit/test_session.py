@@ -95,15 +95,21 @@ def spoilt(value: float) -> Callable[[], hpc_fl.Dataset]:
     return make
 
 
-@pytest.mark.parametrize("codec", ["identity", "onebit"])
+@pytest.mark.parametrize(
+    "exchange",
+    [{"codec": "identity"}, {"codec": "onebit"}, {"codec": "onebit", "collective": "allgather"}],
+    ids=["dense", "sharded", "allgather"],
+)
 @pytest.mark.parametrize("executor", ["loop", "vmap"])
-def test_a_party_with_nan_is_left_out_and_named(tmp_path: Path, executor: str, codec: str) -> None:
+def test_a_party_with_nan_is_left_out_and_named(
+    tmp_path: Path, executor: str, exchange: dict[str, Any]
+) -> None:
     mine = config(
         parties=3,
         partition="natural",
         rounds=3,
         training={"executor": executor, "batch_size": 8},
-        exchange={"codec": codec},
+        exchange=exchange,
     )
     result = hpc_fl.train(mine, model=own_model, dataset=spoilt(float("nan")), run_dir=tmp_path / "run")
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
@@ -136,7 +142,11 @@ def own_codec(ratio: float) -> TopK:
 def test_a_users_own_codec_is_used_with_error_feedback(tmp_path: Path) -> None:
     section = {"codec": {"name": f"{__name__}:own_codec", "args": {"ratio": 0.2}}}
     own = run(solo(), tmp_path / "own", exchange=section)
-    named = run(solo(), tmp_path / "named", exchange={"codec": {"name": "topk", "ratio": 0.2}})
+    named = run(
+        solo(),
+        tmp_path / "named",
+        exchange={"codec": {"name": "topk", "ratio": 0.2}, "collective": "allgather"},
+    )
     assert torch.equal(params_of(own), params_of(named))
     assert sorted(own.federation.snapshot().parties[0]) == [
         "exchange.update.hint",
@@ -162,7 +172,7 @@ def test_a_run_that_was_compressed_says_what_that_saved(
     run(
         solo(),
         tmp_path / "run",
-        exchange={"codec": "bf16"},
+        exchange={"codec": "bf16", "collective": "allgather"},
         telemetry={"tensorboard": False, "report": False},
     )
     assert "50 % of float32" in capsys.readouterr().out
