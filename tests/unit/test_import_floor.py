@@ -28,6 +28,7 @@ FLOORS: Final[dict[str, int]] = {
     "collectives": 3,
     "privacy": 3,
     "exchange": 4,
+    "optimizers": 5,
     "strategies": 5,
     "resilience": 5,
     "build": 6,
