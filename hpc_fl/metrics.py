@@ -14,8 +14,12 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-KINDS: Final = ("allreduce", "allgather", "headers", "control")
-"""Kinds of bytes: the dense exchange; payloads, and what is around them; the scores and these records."""
+KINDS: Final = ("allreduce", "allgather", "headers", "measuring", "control")
+"""Kinds of bytes: sums, encoded or not; payloads to all; what is around payloads; the search for the fastest
+way; the scores and these records.
+"""
+_EXCHANGED: Final = 3
+"""The first so many are what the exchange sends."""
 
 
 class RoundRecords:
@@ -71,7 +75,7 @@ class RoundRecords:
         dense = mixed.dense_bytes * self._transport.size
         self._updates += mixed.payload_bytes
         self._plain += mixed.plain_bytes
-        self._exchanged += int(sent[:, :-1].sum())
+        self._exchanged += int(sent[:, :_EXCHANGED].sum())
         self._dense += dense
         return {
             "round": round_,

@@ -134,7 +134,10 @@ class _World:
 def _dense(config: Config, world: _World) -> Exchange:
     collective = DENSE[config.exchange.dense.algorithm](world.transport, world.ledger)
     model = world.model
-    return DenseExchange(world.transport, collective, n=model.n, names=world.names, device=model.device)
+    exchange = DenseExchange(world.transport, collective, n=model.n, names=world.names, device=model.device)
+    if isinstance(collective, AutoDense):
+        collective.choice(exchange.length)  # measured now rather than in the first round
+    return exchange
 
 
 def _payloads(config: Config, world: _World) -> Exchange:

@@ -48,6 +48,11 @@ class DenseExchange:
         self._outbox = Outbox({name: self._message[i * n : (i + 1) * n] for i, name in enumerate(names)})
         self._tail = self._message[n * len(names) :]
 
+    @property
+    def length(self) -> int:
+        """Elements of the message."""
+        return self._message.numel()
+
     def open(self, round_: int, total: float) -> None:
         self._outbox.open(total)
 
