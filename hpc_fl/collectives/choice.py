@@ -26,12 +26,14 @@ UP_TO: Final = (1 << 13, 1 << 17, 1 << 19, 1 << 22)
 """The largest buffers for which the measurement at each of SIZES speaks; the last one for all beyond."""
 
 _TOO_LONG: Final = 0.06
-"""Seconds: a size at which one allreduce would take longer is not measured, but done as the size below."""
+"""Seconds: the last size is not measured where one allreduce would take longer, but done as the one before."""
 
-_MARGIN: Final = 0.9
-"""Another algorithm than the first must take less than this share of its time: machines are noisy."""
+_MARGINS: Final = (0.6, 0.75, 0.9, 0.9, 0.9)
+"""Another algorithm than the first must take less than this share of its time, at each of SIZES: machines are
+noisy, and the more so the shorter the message.
+"""
 
-_RULE: Final = 1
+_RULE: Final = 3
 """Raised when choices are made in another way: those kept by an earlier version are then not used."""
 
 _SETTINGS: Final = tuple(f"OMPI_MCA_{kind}" for kind in ("btl", "coll", "mpi", "mtl", "osc", "pml"))
@@ -74,14 +76,14 @@ class Choices:
         return self._known[index]
 
     def _next(self, index: int) -> Choice:
-        if index:
+        if index == len(SIZES) - 1:
             below, growth = self._known[index - 1], SIZES[index] / SIZES[index - 1]
             if growth * max(below.seconds.values()) > _TOO_LONG:
                 scaled = {name: growth * seconds for name, seconds in below.seconds.items()}
                 return Choice(below.name, scaled)
         seconds = self._measure(index)
         usual, best = next(iter(seconds)), min(seconds, key=seconds.__getitem__)
-        return Choice(best if seconds[best] < _MARGIN * seconds[usual] else usual, seconds)
+        return Choice(best if seconds[best] < _MARGINS[index] * seconds[usual] else usual, seconds)
 
 
 def cache_path() -> Path:
@@ -94,7 +96,7 @@ def cache_path() -> Path:
 
 def _signature(transport: Transport, hosts: Sequence[str]) -> str:
     described = {
-        "rule": (_RULE, SIZES, UP_TO),
+        "rule": (_RULE, SIZES, UP_TO, _MARGINS),
         "hosts": list(hosts),
         "transport": transport.name,
         "settings": sorted(kv for kv in os.environ.items() if kv[0].startswith(_SETTINGS)),

@@ -27,11 +27,11 @@ from hpc_fl.collectives.lane import Lane
 from hpc_fl.comm.transport import Request, Transport
 from hpc_fl.telemetry.ledger import Ledger
 
-SEGMENT: Final = 1 << 16
-"""Elements of a segment: 256 KB. Its addition stays in the cache; a message costs 20 us, and travels 2 ms at
+SEGMENT: Final = 1 << 17
+"""Elements of a segment: 512 KB. Its addition stays in the cache; a message costs 20 us, and travels 4 ms at
 1 Gbit/s."""
 
-AHEAD: Final = 32
+AHEAD: Final = 16
 """Segments under way at once, each way: 8 MB are 67 ms at 1 Gbit/s, in which a neighbour may be late."""
 
 
