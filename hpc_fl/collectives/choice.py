@@ -26,7 +26,7 @@ UP_TO: Final = (1 << 13, 1 << 17, 1 << 19, 1 << 22)
 """The largest buffers for which the measurement at each of SIZES speaks; the last one for all beyond."""
 
 _TOO_LONG: Final = 0.06
-"""Seconds: the last size is not measured where one allreduce would take longer, but done as the one before."""
+"""Seconds: the last size is not measured where an allreduce would take longer, but done as the one before."""
 
 _MARGINS: Final = (0.6, 0.75, 0.9, 0.9, 0.9)
 """Another algorithm than the first must take less than this share of its time, at each of SIZES: machines are
