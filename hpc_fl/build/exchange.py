@@ -13,6 +13,7 @@ from hpc_fl.collectives import (
     AutoDense,
     Compressed,
     DenseAllreduce,
+    DenseFirst,
     Doubling,
     Linear,
     LowRankMean,
@@ -23,13 +24,12 @@ from hpc_fl.collectives import (
     Summed,
     TwoLevel,
     Vote,
-    WarmUp,
 )
 from hpc_fl.collectives.summed import MakeCollective
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Codec, ErrorFeedback
 from hpc_fl.config import Config
-from hpc_fl.config.codecs import WarmUp as WarmUpSection
+from hpc_fl.config.codecs import WarmUp
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
 from hpc_fl.errors import CodecError, ConfigError
@@ -79,7 +79,7 @@ def _argument(key: str, value: Any, model: FlatModel, seed: int) -> Any:
     """What stands for an option in a codec's own terms."""
     if isinstance(value, Named):
         return make_codec(value, model, seed)
-    if isinstance(value, WarmUpSection):
+    if isinstance(value, WarmUp):
         return compression.WarmUp(**value.model_dump())
     if key == "segments":
         return tuple(segment.stop - segment.start for segment in _segments(model)) if value else None
@@ -171,7 +171,7 @@ def _reduction(section: ExchangeSection, codec: Codec, world: _World) -> Reducti
         mean=False,
         dense=DENSE[section.dense.algorithm],
     )
-    return WarmUp(plain, compressed, section.warmup)
+    return DenseFirst(plain, compressed, section.warmup)
 
 
 def _fitting(config: Config, model: FlatModel) -> Codec:

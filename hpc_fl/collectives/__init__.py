@@ -16,7 +16,7 @@ from hpc_fl.collectives.sparse import Sparse
 from hpc_fl.collectives.summed import Linear, Summed
 from hpc_fl.collectives.twolevel import TwoLevel, twolevel_bytes
 from hpc_fl.collectives.vote import Vote
-from hpc_fl.collectives.warmup import WarmUp
+from hpc_fl.collectives.warmup import DenseFirst
 
 __all__ = [
     "Allgather",
@@ -24,6 +24,7 @@ __all__ = [
     "Collective",
     "Compressed",
     "DenseAllreduce",
+    "DenseFirst",
     "Doubling",
     "Gathering",
     "Halves",
@@ -39,7 +40,6 @@ __all__ = [
     "Summed",
     "TwoLevel",
     "Vote",
-    "WarmUp",
     "allgather_bytes_sent",
     "allreduce",
     "dense_bytes",
