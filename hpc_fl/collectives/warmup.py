@@ -20,7 +20,7 @@ from hpc_fl.errors import CodecError
 _DENSE: Final = "dense."
 
 
-class WarmUp:
+class DenseFirst:
     """``dense`` for the calls with a number below ``rounds``, then ``compressed``; see :class:`Reduction`.
 
     The number of the call decides, which must be the same on every rank: on both sides of the switch they

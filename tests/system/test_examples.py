@@ -44,6 +44,18 @@ def test_own_model_in_a_short_script(tmp_path: Path) -> None:
     assert losses(run_dir)[-1] < losses(run_dir)[0]
 
 
+def test_training_step_by_step(tmp_path: Path) -> None:
+    script = EXAMPLES / "per_step.py"
+    assert len(script.read_text().splitlines()) <= 30
+    output = start([str(script)], tmp_path)
+    said = [line.split() for line in output.splitlines() if line.startswith("accuracy 0.")]
+    assert len(said) == RANKS, output
+    assert len({accuracy for _, accuracy, *_ in said}) == 1, "ranks disagree"
+    assert float(said[0][1].rstrip(",")) > 0.9
+    dense = 8 * (RANKS - 1) / RANKS
+    assert all(float(sent) < dense / 3 for _, _, sent, *_ in said), "four fifths of the steps have 1 bit"
+
+
 def test_own_code_by_name(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     settings = ["rounds=4", "telemetry.report=false", "telemetry.tensorboard=false"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from hpc_fl.collectives.allreduce import reduction
 from hpc_fl.collectives.dense import dense_bytes
 from hpc_fl.collectives.shards import sharded_bytes
-from hpc_fl.collectives.warmup import WarmUp
+from hpc_fl.collectives.warmup import DenseFirst
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks, solo
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import OneBit
@@ -20,10 +20,10 @@ N, ROUNDS = 200, 3
 CODEC = OneBit(block=64)
 
 
-def warm_up(transport: Transport, ledger: Ledger | None = None, rounds: int = ROUNDS) -> WarmUp:
+def warm_up(transport: Transport, ledger: Ledger | None = None, rounds: int = ROUNDS) -> DenseFirst:
     ledger = ledger or Ledger()
     dense = reduction(transport, ledger=ledger)
-    return WarmUp(dense, reduction(transport, CODEC, ledger=ledger), rounds)
+    return DenseFirst(dense, reduction(transport, CODEC, ledger=ledger), rounds)
 
 
 def update(rank: int, round_: int) -> Tensor:
