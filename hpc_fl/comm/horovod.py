@@ -19,7 +19,6 @@ from hpc_fl.comm.buffers import (
 from hpc_fl.comm.horovod_requests import HorovodRequest, failed
 from hpc_fl.comm.horovod_start import start_horovod
 from hpc_fl.comm.horovod_tensors import WORDS, dtype_name, flat_tensor
-from hpc_fl.comm.hub import Done
 from hpc_fl.comm.mpi import MAX_ELEMENTS
 from hpc_fl.comm.mpi_messages import Messages, TooLarge
 from hpc_fl.comm.mpi_requests import Several
@@ -130,8 +129,6 @@ class HorovodTransport:
             return Several([self.iallreduce(piece, op) for piece in self._pieces(buf)])
         if dtype_name(buf) not in _REDUCED:
             return self._mpi.iallreduce(buf, op)
-        if not elements(buf):
-            return Done()
         return self._begin(
             f"allreduce {op} of {elements(buf)} elements",
             self._hvd.allreduce_async_, flat_tensor(buf), op=getattr(self._hvd, _OPS[op]),
@@ -150,8 +147,7 @@ class HorovodTransport:
         self._messages.reduced(buf)
         if dtype_name(buf) not in _AVERAGED:
             raise unusable(buf, "Adasum takes 32- and 64-bit floats; convert it, e.g. to float32")
-        if elements(buf):
-            self._begin("adasum", self._hvd.allreduce_async_, flat_tensor(buf), op=self._hvd.Adasum).wait()
+        self._begin("adasum", self._hvd.allreduce_async_, flat_tensor(buf), op=self._hvd.Adasum).wait()
 
     def allgather(self, send: Buffer, recv: Buffer) -> None:
         check_same_dtype(send, recv)
@@ -164,7 +160,7 @@ class HorovodTransport:
         part, whole = self._words(send), self._words(recv, written=True)
         if part is None or whole is None:
             self._mpi.allgatherv(send, recv, counts)
-        elif sum(counts):
+        else:
             place = lambda got: self._place(got, counts, whole)  # noqa: E731
             self._begin("allgather", self._hvd.allgather_async, part, finish=place).wait()
 
@@ -209,7 +205,7 @@ class HorovodTransport:
             return
         if words is None:
             self._mpi.broadcast(buf, root)
-        elif len(words):
+        else:
             source = self._members[root]
             self._begin(f"broadcast from rank {root}", self._hvd.broadcast_async_, words, source).wait()
 

@@ -258,6 +258,19 @@ def test_sums_have_the_bits_of_mpi(transport: HorovodTransport) -> None:
     assert {bits(buf) for buf in overlapping} == {bits(over_mpi)}
 
 
+def test_groups_of_the_same_ranks_do_not_meet(world: HorovodTransport) -> None:
+    """Under way at the same time, and waited for in another order than begun."""
+    groups = [world.dup(), world.dup(), world.split(0, key=-world.rank)]
+    groups.append(groups[0].dup())
+    bufs = [np.full(n + 1, float(n)) for n in range(len(groups))]
+    requests = [group.iallreduce(buf) for group, buf in zip(groups, bufs, strict=True)]
+    for request in requests[::-1] if world.rank % 2 else requests:
+        request.wait()
+    assert [values(buf) for buf in bufs] == [[float(n * world.size)] * (n + 1) for n in range(len(bufs))]
+    for group in groups:
+        group.close()
+
+
 @pytest.mark.usefixtures("world")
 def test_there_is_one_horovod_in_a_process() -> None:
     with pytest.raises(TransportError, match="runs in this process already"):
