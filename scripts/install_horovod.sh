@@ -105,7 +105,8 @@ make_wheel() {
     work="$(mktemp -d)"
     trap 'rm -rf -- "$work"' EXIT
     say "building Horovod $version for $key; a few minutes, log in $log"
-    build >"$log" 2>&1 9>&- || fail "the build failed; the end of $log:" "$(tail -n 30 -- "$log")"
+    build >"$log" 2>&1 9>&- || fail "the build failed; errors in $log:" \
+        "$(grep -iE '(^|[^_[:alnum:]])error([: ]|$)' -A 2 -- "$log" | head -n 30)"
     rm -rf -- "${cache:?}/$key.new"
     cp -r -- "$work/wheel" "$cache/$key.new"
     mv -T -- "$cache/$key.new" "$cache/$key" # whole or not at all
@@ -144,9 +145,9 @@ fi
 if installed; then # by the one that was waited for
     exit 0
 fi
-rm -f -- "$stamp"
 pip_install -c constraints.txt "${needs[@]}"
 compgen -G "$cache/$key/*.whl" >/dev/null || make_wheel
+rm -f -- "$stamp"
 pip_install --no-deps --force-reinstall "$cache/$key"/*.whl
 try_it || fail "Horovod was built and installed, but 2 ranks could not add with it (see above)." \
     "To build anew: rm -r $cache/$key, and run this again"
