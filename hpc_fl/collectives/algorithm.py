@@ -23,9 +23,10 @@ Floats: TypeAlias = NDArray[np.float32]
 TAG: Final = 0x4446
 """Of all messages of these algorithms, so that they meet no others of the same transport."""
 
-_WITHOUT_NAP: Final = 20
-_NAP: Final = 20e-6
-_LOOKS: Final = 1000
+_WITHOUT_NAP: Final = 5
+_FIRST_NAP: Final = 10e-6
+_LONGEST_NAP: Final = 300e-6
+_LOOKS: Final = 300
 """Which take a tenth of a second."""
 
 _abandoned: Final[list[object]] = []
@@ -75,19 +76,21 @@ def floats(buffer: Tensor) -> Floats:
 def settle(*requests: Request | None) -> None:
     """Returns when all are complete; None stands for an empty message, which is not sent.
 
-    Polls with naps, for a while: at 1 Gbit/s MPI need not look more often, and ranks that wait in MPI's own
-    loop take the cores from those that add. What takes longer is waited for as the transport does it.
+    Polls with naps, which grow: at 1 Gbit/s MPI need not look more often, and ranks that look all the time
+    take the cores from those that add. What takes long is waited for as the transport does it.
     """
     for request in requests:
         if request is None:
             continue
-        looks = 0
+        looks, nap = 0, _FIRST_NAP
         while not request.done():
             looks += 1
             if looks > _LOOKS:
                 request.wait()
                 break
-            time.sleep(0.0 if looks < _WITHOUT_NAP else _NAP)
+            if looks > _WITHOUT_NAP:
+                time.sleep(nap)
+                nap = min(2 * nap, _LONGEST_NAP)
 
 
 @contextmanager
