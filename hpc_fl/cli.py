@@ -129,23 +129,52 @@ def config(settings: Settings = None) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="kernels, round, accuracy, convergence, startup or memory")],
+    name: Annotated[
+        str,
+        typer.Argument(help="kernels, collectives, round, accuracy, convergence, startup or memory"),
+    ],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[option=value ...]", help="The benchmark's own options.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[option=value ...]",
+            help="The benchmark's own options; with --tune: [CONFIG.yaml] [key.sub=value ...].",
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, where the benchmark has a choice.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a bar does not hold.")] = False,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="collectives: measure the present network and kernels, and say which codec to use and why.",
+        ),
+    ] = False,
+    ranks: Annotated[
+        int | None, typer.Option("-n", "--ranks", min=1, help="With --tune: start so many with mpirun.")
+    ] = None,
 ) -> None:
     """Measure this installation against a yardstick in the same run; print the table and whether each bar
     holds.
     """
     from hpc_fl.bench import run_benchmark
 
+    if tune:
+        raise typer.Exit(_tune(name, settings or [], ranks))
+    if ranks is not None:
+        raise ConfigError("-n: this goes with --tune; benchmarks take their number of ranks as an option")
     where = [] if device is None else [f"device={device}"]
     held = run_benchmark(name, [*(settings or []), *where], json_file)
     if strict and not held:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _tune(name: str, settings: list[str], ranks: int | None) -> int:
+    if name != "collectives":
+        raise ConfigError(f"--tune: got bench {name}, expected bench collectives")
+    from hpc_fl.bench.tune import tune
+
+    return tune(settings, ranks)
 
 
 def _load(settings: list[str] | None, resumed: Path | None = None) -> Config:

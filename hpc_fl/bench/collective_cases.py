@@ -17,16 +17,16 @@ HOROVOD: Final = "Horovod"
 GLOO: Final = "gloo"
 MPI: Final = "MPI.Allreduce"
 PEERS: Final = (HOROVOD, GLOO, MPI)
+DENSE: Final = ("dense", "ring", "dense mean")
+"""Schemes that send float32 as it is."""
 LIMIT: Final = "link limit"
 """The seconds in which a link moves what the scheme sends: a yardstick that nobody can beat."""
 
 
 class Reducer(Protocol):
-    """What is timed: a reduction in place."""
+    """What is timed: a reduction in place. Some have a ``close()``, too."""
 
     def allreduce(self, buffer: Tensor) -> object: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Case:
     ``lab``, ``local``: by yardstick, the largest ratio of its time to the yardstick's that is good enough on
     the virtual cluster, and in shared memory. ``break_even``: the speed of network in Gbit/s up to which it
     is to pay. ``formula(n, P)``: payload bytes that a rank sends, where the scheme promises a number.
+    ``keeps``: something back for the next call, so that the first ones are not like the others.
     """
 
     make: Callable[[Transport, Ledger, int], Reducer]
@@ -43,6 +44,7 @@ class Case:
     local: Mapping[str, float] = field(default_factory=dict)
     break_even: float | None = None
     formula: Callable[[int, int], float] | None = None
+    keeps: bool = False
 
 
 def transformer_shapes(n: int) -> tuple[tuple[int, ...], ...]:
@@ -70,6 +72,12 @@ def _auto(transport: Transport, ledger: Ledger, _: int) -> Reducer:
     return AutoDense(transport, ledger)
 
 
+def _ring(transport: Transport, ledger: Ledger, _: int) -> Reducer:
+    from hpc_fl.collectives.ring import Ring
+
+    return Ring(transport, ledger)
+
+
 def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Transport, Ledger, int], Reducer]:
     """The usual reduction of the codec of that class, with error feedback where the codec needs it.
 
@@ -82,19 +90,21 @@ def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Tran
 
         shapes = {"shapes": transformer_shapes(n)} if name == "LowRank" else {}
         codec = getattr(compression, name)(**options, **shapes)
-        return reduction(transport, codec, ledger=ledger, **({"scheme": scheme} if scheme else {}))
+        more: dict[str, Any] = {"scheme": scheme} if scheme else {}
+        return reduction(transport, codec, ledger=ledger, **more)
 
     return make
 
 
-def _ring(itemsize: int) -> Callable[[int, int], float]:
+def _ring_bytes(itemsize: int) -> Callable[[int, int], float]:
     return lambda n, ranks: 2 * (ranks - 1) / ranks * itemsize * n
 
 
 CASES: Final[Mapping[str, Case]] = {
-    "dense": Case(_auto, {LIMIT: 1 / 0.92, HOROVOD: 1 / 1.5}, formula=_ring(4)),
-    "dense mean": Case(_reduction("Identity"), formula=_ring(4)),
-    "bf16": Case(_reduction("BF16"), formula=_ring(2)),
+    "dense": Case(_auto, {LIMIT: 1 / 0.92, HOROVOD: 1 / 1.5}, formula=_ring_bytes(4)),
+    "ring": Case(_ring, formula=_ring_bytes(4)),
+    "dense mean": Case(_reduction("Identity"), formula=_ring_bytes(4)),
+    "bf16": Case(_reduction("BF16"), formula=_ring_bytes(2)),
     "qsgd 4 bit": Case(_reduction("QSGD", width=4)),
     "onebit": Case(
         _reduction("OneBit"),
@@ -102,20 +112,22 @@ CASES: Final[Mapping[str, Case]] = {
         {HOROVOD: 1.3},
         15.0,
         lambda n, ranks: 2 * (ranks - 1) * (-(-n // (8 * ranks)) + 4),
+        keeps=True,
     ),
     "vote": Case(_reduction("SignSGD")),
-    "topk 1%": Case(_reduction("TopK", ratio=0.01), {HOROVOD: 1 / 10}, break_even=15.0),
-    "topk 0.1%": Case(_reduction("TopK", ratio=0.001), {HOROVOD: 1 / 18}),
+    "topk 1%": Case(_reduction("TopK", ratio=0.01), {HOROVOD: 1 / 10}, break_even=15.0, keeps=True),
+    "topk 0.1%": Case(_reduction("TopK", ratio=0.001), {HOROVOD: 1 / 18}, keeps=True),
     "regions 1%": Case(
         _reduction("TopK", scheme="regions", ratio=0.01),
         formula=lambda n, ranks: 24 * (ranks - 1) / ranks * n * 0.01,
+        keeps=True,
     ),
-    "ternary 1%": Case(_reduction("Ternary", ratio=0.01)),
-    "randomk 1%": Case(_reduction("RandomK", ratio=0.01)),
-    "lowrank 4": Case(_reduction("LowRank", rank=4), {HOROVOD: 1 / 10}),
+    "ternary 1%": Case(_reduction("Ternary", ratio=0.01), keeps=True),
+    "randomk 1%": Case(_reduction("RandomK", ratio=0.01), keeps=True),
+    "lowrank 4": Case(_reduction("LowRank", rank=4), {HOROVOD: 1 / 10}, keeps=True),
 }
-"""By name. ``dense`` adds up and nothing else, as its peers do; ``dense mean`` is what a run uses: weighted,
-with a look for NaN and an agreement of the ranks before it. All but the first two are means like that.
+"""By name. ``dense`` and ``ring`` add up and nothing else, as the peers do. ``dense mean``, and all others,
+are weighted means with a look for NaN, and agree about the call before anything moves.
 """
 
 

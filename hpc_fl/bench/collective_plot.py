@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hpc_fl.bench.collective_cases import CASES, PEERS
-from hpc_fl.bench.collective_records import FORMULA
 from hpc_fl.bench.record import Record
 from hpc_fl.errors import HpcFlError
 from hpc_fl.report import style
-from hpc_fl.report.canvas import grid, plotting, stack_colours, write_png
+from hpc_fl.report.canvas import plotting, stack_colours, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HEIGHT: Final = 4.2
+_WIDTH: Final = 8.0
+_COLUMNS: Final = 2
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
@@ -27,12 +28,17 @@ def draw(records: Sequence[Record], path: Path) -> None:
     timed = [record for record in records if record.yardstick in PEERS and record.unit == "s"]
     timed = timed or [record for record in records if record.unit == "s"]
     panels = list(dict.fromkeys(_where(record) for record in timed))
-    by_ranks = [record for record in records if record.yardstick == FORMULA]
     with plotting():
-        figure, axes = grid(len(panels) + 1, 1, _HEIGHT * (len(panels) + 1), width=9.0, shared=False)
-        for (axis,), panel in zip(axes, panels, strict=False):
+        from matplotlib.figure import Figure
+
+        rows = -(-(len(panels) + 1) // _COLUMNS)
+        figure = Figure(figsize=(_WIDTH * _COLUMNS, _HEIGHT * rows), layout="constrained")
+        axes: list[Any] = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+        for axis, panel in zip(axes, panels, strict=False):
             _seconds(axis, panel, [record for record in timed if _where(record) == panel])
-        _bytes(axes[-1][0], by_ranks)
+        _bytes(axes[len(panels)], timed)
+        for axis in axes[len(panels) + 1 :]:
+            axis.remove()
         try:
             write_png(figure, path)
         except OSError as error:
@@ -62,14 +68,19 @@ def _seconds(axis: Axes, title: str, records: Sequence[Record]) -> None:
 
 
 def _bytes(axis: Axes, records: Sequence[Record]) -> None:
-    """Bytes an element, of the smallest n, which is what every number of ranks was measured with."""
-    least = min((record.n for record in records), default=0)
-    names = [name for name in CASES if any(_name(record) == name for record in records)]
+    """Bytes an element, of the n that was measured on most numbers of ranks."""
+    ranks: dict[int, set[int]] = {}
+    for record in records:
+        ranks.setdefault(record.n, set()).add(record.ranks)
+    n = max(ranks, key=lambda one: len(ranks[one]), default=0)
+    sent = {(_name(record), record.ranks): record.bytes / n for record in records if record.n == n}
+    names = [name for name in CASES if any(name == one for one, _ in sent)]
     for name, colour in zip(names, stack_colours(len(names)), strict=True):
-        points = sorted({(r.ranks, r.seconds / r.n) for r in records if _name(r) == name and r.n == least})
+        points = sorted((count, value) for (one, count), value in sent.items() if one == name)
         axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
     axis.set_yscale("log")
-    axis.set_title("Bytes sent per rank")
+    axis.set_xticks(sorted(ranks.get(n, ())))
+    axis.set_title(f"Bytes sent per rank, {n} elements")
     axis.set_xlabel("ranks")
     axis.set_ylabel("bytes an element")
     if names:

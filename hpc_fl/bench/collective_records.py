@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
-from hpc_fl.bench.collective_cases import CASES, HOROVOD, LIMIT, MPI, Case, break_even
+from hpc_fl.bench.collective_cases import CASES, DENSE, HOROVOD, LIMIT, MPI, Case, break_even
 from hpc_fl.bench.collective_ranks import Sample
 from hpc_fl.bench.record import Record
 
@@ -92,7 +92,7 @@ class _Told:
         """Up to which Gbit/s it does, beside the job's fastest dense allreduce; None for one, and for short
         messages.
         """
-        dense = [self.found[name] for name in ("dense", "dense mean") if name in self.found]
+        dense = [self.found[name] for name in DENSE if name in self.found]
         if not dense or self.sample in dense or self.sample.n <= SMALL:
             return None
         fastest = min(

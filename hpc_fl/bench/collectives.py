@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 from hpc_fl.bench import netns
-from hpc_fl.bench.collective_cases import CASES, PEERS
+from hpc_fl.bench.collective_cases import CASES, DENSE, PEERS
 from hpc_fl.bench.collective_peers import installed
 from hpc_fl.bench.collective_ranks import Plan, Sample
 from hpc_fl.bench.collective_records import SMALL, Place, records_of
@@ -29,7 +29,6 @@ _MODULE: Final = "hpc_fl.bench.collective_ranks"
 _LAB_N: Final = 25_000_000
 _LOCAL_N: Final = 1 << 24
 _SWEEP_N: Final = 1_000_000
-_SMALL_TURNS: Final = 9
 _SMALL_REPEATS: Final = 100
 _TIME_LIMIT: Final = 1800.0
 _ENDURING: Final = "lowrank 4"
@@ -124,10 +123,10 @@ class Asked:
         usual |= {"times": self.times, "warmup": self.warmup}
         return Plan(n=n, **(usual | more))
 
-    def small(self, **more: Any) -> Plan:
+    def small(self) -> Plan:
         """Calls of 4 KB, which take as long as their overhead does."""
-        schemes = [name for name in self.schemes if name.startswith("dense")]
-        return self.plan(SMALL, schemes=schemes, times=_SMALL_TURNS, warmup=1, repeats=_SMALL_REPEATS, **more)
+        schemes = [name for name in self.schemes if name in DENSE]
+        return self.plan(SMALL, schemes=schemes, warmup=1, repeats=_SMALL_REPEATS)
 
 
 def _numbers(key: str, text: str, least: int) -> tuple[int, ...]:
