@@ -54,7 +54,8 @@ class Plan:
 class Sample:
     """What was found: ``seconds`` of a call, the median of what the slowest rank took; ``bytes`` in a call by
     the ledger, of the rank that sent most; ``wire``: by that rank's interface (None: not read); ``off``: the
-    largest difference of the two on any rank, over the ledger's.
+    largest difference of the two on any rank, over the ledger's. ``ended``: of runs that had to come to an
+    end, how many did.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Sample:
     bytes: int = 0
     wire: int | None = None
     off: float | None = None
+    ended: int | None = None
 
 
 @dataclass
@@ -185,7 +187,8 @@ def _endure(transport: Transport, n: int, name: str, runs: int) -> Sample:
             for _ in range(_CALLS_OF_A_RUN):
                 subject.add(torch.ones(n))
     seconds = (time.perf_counter() - start) / runs
-    return Sample(f"{name}, {runs} runs", n, transport.size, torch.get_num_threads(), seconds)
+    threads = torch.get_num_threads()
+    return Sample(f"{name}, {runs} runs", n, transport.size, threads, seconds, ended=runs)
 
 
 def _sample(transport: Transport, plan: Plan, threads: int, subject: _Subject) -> Sample:

@@ -45,8 +45,8 @@ def records_of(place: Place, samples: Sequence[Sample], peers: Sequence[str]) ->
         for name, sample in found.items():
             if name in CASES:
                 records += _Told(place, found, sample, CASES[name], f"{name}, {where}").records(peers)
-            elif name.endswith(" runs"):
-                records.append(_endured(f"{name}, {where}", sample))
+            elif sample.ended is not None:
+                records.append(_endured(f"{name}, {where}", sample, sample.ended))
     return records
 
 
@@ -133,11 +133,11 @@ class _Told:
         }  # fmt: skip
 
 
-def _endured(title: str, sample: Sample) -> Record:
-    """That all runs came to an end: else there would be no sample."""
-    more = {"n": sample.n, "ranks": sample.ranks, "threads": sample.threads}
-    runs = float(sample.name.split()[-2])
-    return Record.at_least(f"{title}: ended", runs, runs, "runs", **more)
+def _endured(title: str, sample: Sample, ended: int) -> Record:
+    """How many of the runs came to an end; one that did not takes those after it along."""
+    wanted = float(sample.name.split()[-2])
+    facts = {"n": sample.n, "ranks": sample.ranks, "threads": sample.threads}
+    return Record.at_least(f"{title}: ended", float(ended), wanted, "runs", **facts)
 
 
 def _size(n: int) -> str:

@@ -23,7 +23,7 @@ from hpc_fl.bench.collective_table import print_table
 from hpc_fl.bench.launching import run_worker
 from hpc_fl.bench.netlab import NetLab
 from hpc_fl.bench.record import Record
-from hpc_fl.errors import ConfigError, HpcFlError
+from hpc_fl.errors import ConfigError, HpcFlError, TransportTimeout
 
 _MODULE: Final = "hpc_fl.bench.collective_ranks"
 _LAB_N: Final = 25_000_000
@@ -31,6 +31,7 @@ _LOCAL_N: Final = 1 << 24
 _SWEEP_N: Final = 1_000_000
 _SMALL_REPEATS: Final = 100
 _TIME_LIMIT: Final = 1800.0
+_HANGS_AFTER: Final = 600.0
 _ENDURING: Final = "lowrank 4"
 
 show = print_table
@@ -147,16 +148,32 @@ def _number(key: str, text: str, least: int) -> int:
 
 
 def _on_lab(asked: Asked) -> list[Sample]:
-    plans = [asked.plan(n, wire=True) for n in asked.n or (_LAB_N,)]
-    if asked.runs and _ENDURING in asked.schemes:
-        plans.append(asked.plan(plans[0].n, schemes=(), peers=(), endure={_ENDURING: asked.runs}))
-    command = [sys.executable, "-m", _MODULE, _as_json([*plans, asked.small()])]
-    with NetLab(asked.hosts, asked.rate) as lab, TemporaryDirectory() as cache:
-        # Choices that a run keeps for the next one are made anew.
-        done = lab.run(command, timeout=_TIME_LIMIT, capture=True, env={"XDG_CACHE_HOME": cache})
+    plans = [*(asked.plan(n, wire=True) for n in asked.n or (_LAB_N,)), asked.small()]
+    with NetLab(asked.hosts, asked.rate) as lab:
+        samples = _run_on(lab, plans)
+        if asked.runs and _ENDURING in asked.schemes:
+            samples += _endure(lab, asked, plans[0].n)
+    return samples
+
+
+def _run_on(lab: NetLab, plans: Sequence[Plan], limit: float = _TIME_LIMIT) -> list[Sample]:
+    """One job. Choices that a run keeps for the next one are made anew."""
+    with TemporaryDirectory() as cache:
+        env = {"XDG_CACHE_HOME": cache}
+        command = [sys.executable, "-m", _MODULE, _as_json(plans)]
+        done = lab.run(command, timeout=limit, capture=True, env=env)
     if done.returncode:
         raise HpcFlError(f"{_MODULE} failed with {done.returncode} in the lab:\n{done.stderr[-2000:]}")
     return [Sample(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _endure(lab: NetLab, asked: Asked, n: int) -> list[Sample]:
+    """In a job of its own, so that one that hangs costs no other measurement."""
+    plan = asked.plan(n, schemes=(), peers=(), endure={_ENDURING: asked.runs})
+    try:
+        return _run_on(lab, [plan], _HANGS_AFTER)
+    except TransportTimeout:
+        return [Sample(f"{_ENDURING}, {asked.runs} runs", n, asked.hosts, 1, _HANGS_AFTER, ended=0)]
 
 
 def _locally(asked: Asked) -> list[Sample]:

@@ -122,10 +122,11 @@ def test_small_messages_and_short_buffers_have_bars_of_their_own() -> None:
     assert [r.yardstick for r in short if r.bar is not None] == [FORMULA]
 
 
-def test_runs_that_ended_are_counted() -> None:
-    (record,) = records_of(LAB, [sample("lowrank 4, 50 runs", 0.3)], PEERS)
-    assert record.seconds == 50
-    assert record.holds
+@pytest.mark.parametrize("ended", [0, 50])
+def test_runs_that_ended_are_counted(ended: int) -> None:
+    (record,) = records_of(LAB, [sample("lowrank 4, 50 runs", 0.3, ended=ended)], PEERS)
+    assert record.seconds == ended
+    assert record.holds is (ended == 50)
 
 
 @pytest.mark.parametrize(
