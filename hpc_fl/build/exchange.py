@@ -132,7 +132,7 @@ class _World:
 
 
 def _dense(config: Config, world: _World) -> Exchange:
-    collective = DENSE[config.exchange.dense.algorithm](world.transport, world.ledger)
+    collective = DENSE[config.dense_algorithm](world.transport, world.ledger)
     model = world.model
     exchange = DenseExchange(world.transport, collective, n=model.n, names=world.names, device=model.device)
     if isinstance(collective, AutoDense):
@@ -149,14 +149,15 @@ def _payloads(config: Config, world: _World) -> Exchange:
 
 def _reduced(config: Config, world: _World) -> Exchange:
     codec, model = _fitting(config, world.model), world.model
-    reductions = {name: _reduction(config.exchange, codec, world) for name in world.names}
+    reductions = {name: _reduction(config, codec, world) for name in world.names}
     return ReducedExchange(
         world.transport, reductions, world.ledger, n=model.n, hosted=world.hosted, device=model.device
     )
 
 
-def _reduction(section: ExchangeSection, codec: Codec, world: _World) -> Reduction:
+def _reduction(config: Config, codec: Codec, world: _World) -> Reduction:
     """The configured reduction, after the configured rounds as float32."""
+    section = config.exchange
     options = section.sparse.model_dump() if section.carrier == "sparse" else {}
     compressed = REDUCTIONS[section.carrier](
         world.transport, world.ledger, codec, feedback=bool(section.keeps), mean=False, **options
@@ -169,7 +170,7 @@ def _reduction(section: ExchangeSection, codec: Codec, world: _World) -> Reducti
         compression.Identity(),
         feedback=False,
         mean=False,
-        dense=DENSE[section.dense.algorithm],
+        dense=DENSE[config.dense_algorithm],
     )
     return DenseFirst(plain, compressed, section.warmup)
 

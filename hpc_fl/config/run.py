@@ -112,6 +112,12 @@ class Config(Section):
     trace: bool = False
     runs: Path = Path("runs")
 
+    @property
+    def dense_algorithm(self) -> str:
+        """What adds up float32: Horovod itself where it is the transport, unless an algorithm is named."""
+        named = self.exchange.dense.algorithm
+        return "mpi" if named == "auto" and self.comm.transport == "horovod" else named
+
     @model_validator(mode="after")
     def _pairings(self) -> Config:
         size = getattr(self.cohort, "size", 0)
