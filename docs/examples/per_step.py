@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hpc_fl import FlatModel
-from hpc_fl.collectives.allreduce import reduction
+from hpc_fl.collectives import reduction
 from hpc_fl.comm.runtime import start
 from hpc_fl.compression import OneBit
 from hpc_fl.data.digits import digits

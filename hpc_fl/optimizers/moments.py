@@ -179,14 +179,14 @@ class Moments(ABC):
         kept |= {_COMPRESSED + name: tensor for name, tensor in self._compressed.state().items()}
         return {name: tensor.detach().clone() for name, tensor in kept.items()}
 
-    def load_state_dict(self, *states: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, first: Mapping[str, Tensor], *others: Mapping[str, Tensor]) -> None:
         """Takes over :meth:`state_dict` of this rank, or, in a smaller world, of several ranks: what is the
         same on all comes from the first, what the reductions kept is added up.
 
         In a larger world, new ranks load one without the entries ``compressed.*`` and ``dense.*``. Raises
         :class:`CheckpointError` for entries that are missing or of another shape; nothing is changed then.
         """
-        first, own = states[0], self._state()
+        own = self._state()
         for name, tensor in {_STEPS: torch.zeros(2), **own}.items():
             if name not in first or first[name].shape != tensor.shape:
                 found = f"shape {tuple(first[name].shape)}" if name in first else "nothing"
@@ -199,8 +199,8 @@ class Moments(ABC):
             tensor.copy_(first[name])
         endless = self.denominator.isinf()
         self._idle = endless.nonzero().squeeze(1) if bool(endless.any()) else None
-        self._dense.restore(*(_part(state, _DENSE) for state in states))
-        self._compressed.restore(*(_part(state, _COMPRESSED) for state in states))
+        self._dense.restore(*(_part(state, _DENSE) for state in (first, *others)))
+        self._compressed.restore(*(_part(state, _COMPRESSED) for state in (first, *others)))
 
     def _state(self) -> dict[str, Tensor]:
         """What is kept beside the reductions: the tensors themselves."""

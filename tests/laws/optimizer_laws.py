@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from hpc_fl.collectives.allreduce import reduction
@@ -23,6 +24,7 @@ from hpc_fl.telemetry.ledger import Ledger
 
 Optimizer = TypeVar("Optimizer", bound=Moments)
 Make = Callable[..., Moments]
+Law = Callable[[Transport, Make], None]
 
 WARMUP: Final = 3
 MAKERS: Final[dict[str, Make]] = {
@@ -102,11 +104,10 @@ def law_ranks_agree(transport: Transport, make: Make) -> None:
 
 def law_state_continues(transport: Transport, make: Make) -> None:
     """A new optimiser with the state of another goes on with the same bits, wherever it was saved."""
-    for saved in (2, 4, 9):
+    for saved in (2, 9):
         flat, optimizer, _ = set_up(transport, make)
         run(transport, flat, optimizer, saved)
-        state, params = optimizer.state_dict(), flat.params.clone()
-        assert all(tensor.is_contiguous() for tensor in state.values())
+        state, params = load(save(optimizer.state_dict())), flat.params.clone()
         went_on = run(transport, flat, optimizer, 5)
         other, resumed, _ = set_up(transport, make)
         resumed.load_state_dict(state)
@@ -134,4 +135,4 @@ def law_a_bad_gradient_is_left_out(transport: Transport, make: Make) -> None:
             assert optimizer.steps == counted
 
 
-LAWS: Final = (law_ranks_agree, law_state_continues, law_a_bad_gradient_is_left_out)
+LAWS: Final[tuple[Law, ...]] = (law_ranks_agree, law_state_continues, law_a_bad_gradient_is_left_out)
