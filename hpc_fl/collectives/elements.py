@@ -79,11 +79,11 @@ class Elements:
         return Elements(self.n, self.indices[part], self.values[part])
 
     def cut(self, pieces: Sequence[Piece]) -> list[Elements]:
-        """Those in each piece of the buffer, counted from its start; the pieces make up 0..n."""
-        edges = self._edges([piece.start for piece in pieces] + [self.n])
+        """Those in each piece of the buffer, counted from its start."""
+        edges = self._edges([bound for piece in pieces for bound in (piece.start, piece.stop)])
         return [
             Elements.made(len(piece), self.indices[low:high] - np.int32(piece.start), self.values[low:high])
-            for piece, low, high in zip(pieces, edges[:-1], edges[1:], strict=True)
+            for piece, low, high in zip(pieces, edges[::2], edges[1::2], strict=True)
         ]
 
     def placed(self, piece: Piece, n: int) -> Elements:
@@ -95,11 +95,13 @@ class Elements:
         if len(self) == self.n or len(other) == self.n:
             dense, rest = (self, other) if len(self) == self.n else (other, self)
             values = dense.values.copy()
-            values[rest.indices] += rest.values
+            with np.errstate(over="ignore", invalid="ignore"):
+                values[rest.indices] += rest.values
             return Elements(self.n, dense.indices, values)
         backend, room = backend_of(self.values), len(self) + len(other)
         indices, values = backend.empty(room, "int32"), backend.empty(room, "float32")
-        k = backend.merge_add(self.indices, self.values, other.indices, other.values, indices, values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            k = backend.merge_add(self.indices, self.values, other.indices, other.values, indices, values)
         return Elements.made(self.n, indices[:k], values[:k])
 
     def largest(self, k: int) -> Elements:
@@ -172,9 +174,7 @@ def write(parts: Sequence[Elements], out: Array) -> None:
 
 
 def growth_of(union: int, one: int, ranks: int) -> float:
-    """How a union grows with the ranks: ``union`` = ``one`` * ranks ** growth. 0: all bring the same elements;
-    1: no two the same.
-    """
+    """How a union grows: ``union`` = ``one`` * ranks ** growth. 0: all bring the same; 1: no two do."""
     if ranks < 2 or one < 1 or union <= one:
         return 0.0
     return min(1.0, math.log(union / one) / math.log(ranks))

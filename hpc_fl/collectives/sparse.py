@@ -28,9 +28,9 @@ from hpc_fl.collectives.elements import Elements, growth_of, write
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.sparse_doubling import Doubling
 from hpc_fl.collectives.sparse_gather import Gather
-from hpc_fl.collectives.sparse_regions import REFRESH, Regions
+from hpc_fl.collectives.sparse_regions import Regions
 from hpc_fl.collectives.sparse_scheme import Load, MakeScheme, Post, Scheme, too_large
-from hpc_fl.collectives.sparse_split import Split
+from hpc_fl.collectives.sparse_split import REFRESH, Split
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression.arrays import as_array, as_tensor, module_of
 from hpc_fl.compression.base import Base
@@ -55,7 +55,7 @@ class Sparse(Compressed):
     ``scheme``: one of :data:`SCHEMES`. ``global_k``: of the sum only the k largest elements are the result,
     ties by lower index; k is what the rank that brings the most brings. What is dropped, so or by regions,
     goes back to what the ranks that brought it keep back, where there is feedback. ``refresh``: calls for
-    which regions use the same bounds and threshold. ``link``: what ``auto`` counts with.
+    which owners keep their parts, and regions their threshold. ``link``: what ``auto`` counts with.
 
     Raises :class:`CodecError` for a codec that does not send selected elements as they are, and for options
     out of range; :class:`TransportError` on all ranks where they differ.
@@ -92,7 +92,8 @@ class Sparse(Compressed):
         agree(self._transport, facts, 0.0)
         self._global_k, self._growth = global_k, 1.0
         post = Post(self._transport, ledger)
-        makers: dict[str, MakeScheme] = {**EXACT, Regions.name: partial(Regions, refresh=refresh)}
+        owned = {one.name: partial(one, refresh=refresh) for one in (Split, Regions)}
+        makers: dict[str, MakeScheme] = {**EXACT, **owned}
         names = list(EXACT) if scheme == AUTO else [scheme]
         self._schemes = {name: makers[name](post) for name in names}
         self._post = post
@@ -106,11 +107,10 @@ class Sparse(Compressed):
         left_out = tuple(one for one, count in enumerate(counts) if count == _NOT_FINITE)
         load = self._load(x.numel(), [max(0, count) for count in counts], call)
         if any(load.counts):
-            total = self.choose(load).total(mine.scaled(call.shares(left_out)[rank]), load)
-            if total.union is not None:
-                self._growth = growth_of(total.union, load.most, load.ranks)
-            for piece, parts in total.parts:
-                write(parts, out[piece.start : piece.stop])
+            scaled = mine.scaled(call.shares(left_out)[rank])
+            union = self.choose(load).total(scaled, load, lambda piece, parts: write(parts, piece.of(out)))
+            if union is not None:
+                self._growth = growth_of(union, load.most, load.ranks)
         else:
             x.zero_()
         if self._memory is not None and call.weights[rank] > 0 and rank not in left_out:

@@ -20,7 +20,7 @@ from hpc_fl.collectives.elements import Elements, sparse_size
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.memory import Piece
 from hpc_fl.collectives.messages import Arrival, wait_for
-from hpc_fl.collectives.sparse_scheme import TOUCH, Load, Scheme, Total, too_large
+from hpc_fl.collectives.sparse_scheme import TOUCH, Load, Put, Scheme, too_large
 
 
 def doubling_bytes(k: int, union: int, n: int, ranks: int) -> int:
@@ -49,7 +49,7 @@ class Doubling(Scheme):
         # A step begins when the one before has come: its latency is not hidden by another message's.
         return link.seconds(len(unions), nbytes) + TOUCH * (2 * sum(unions) + load.union(load.ranks))
 
-    def total(self, mine: Elements, load: Load) -> Total:
+    def total(self, mine: Elements, load: Load, put: Put) -> int:
         post = self._post
         core = 1 << (post.size.bit_length() - 1)
         extra = post.rank + core if post.rank + core < post.size else None
@@ -65,7 +65,8 @@ class Doubling(Scheme):
         if sum_ is None:
             raise too_large()
         kept = sum_ if load.keep is None else sum_.largest(load.keep)
-        return Total([(Piece(0, load.n), [kept])], len(sum_))
+        put(Piece(0, load.n), [kept])
+        return len(sum_)
 
     def _double(self, sum_: Elements | None, like: Elements, load: Load, core: int) -> Elements | None:
         step = 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpc_fl.backends import Array
 from hpc_fl.collectives.elements import Elements, joined, sparse_size
 from hpc_fl.collectives.messages import wait_for
-from hpc_fl.collectives.sparse_scheme import Post, too_large
+from hpc_fl.collectives.sparse_scheme import Post, sound, too_large
 from hpc_fl.compression.arrays import module_of
 
 _MAGNITUDE: Final = 0x7FFFFFFF
@@ -103,7 +103,7 @@ def gathered(post: Post, chosen: Elements, counts: Sequence[int], k: int) -> Ele
         if counts[rank] or rank == post.rank
     ]
     wait_for(sends)
-    return joined(_sound(parts))
+    return joined(sound(parts))
 
 
 def _dealt(post: Post, chosen: Elements, counts: Sequence[int]) -> tuple[Elements, list[int]]:
@@ -132,7 +132,7 @@ def _dealt(post: Post, chosen: Elements, counts: Sequence[int]) -> tuple[Element
         if source == post.rank or source in expected
     ]
     wait_for(sends)
-    return joined(_sound(parts)), np.diff(wanted).tolist()
+    return joined(sound(parts)), np.diff(wanted).tolist()
 
 
 def _fits(counts: Sequence[int], k: int) -> bool:
@@ -150,11 +150,3 @@ def _counted(digits: Array) -> NDArray[np.int64]:
     """How often each digit occurs, in the host's memory."""
     counts = module_of(digits).bincount(digits, minlength=1 << _DIGIT)
     return np.asarray(counts if isinstance(counts, np.ndarray) else counts.get(), np.int64)
-
-
-def _sound(parts: Sequence[Elements | None]) -> list[Elements]:
-    """Parts of a sum that was found finite; an empty message among them is none."""
-    sound = [part for part in parts if part is not None]
-    if len(sound) < len(parts):
-        raise too_large()
-    return sound

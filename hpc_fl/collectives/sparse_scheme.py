@@ -24,6 +24,9 @@ from hpc_fl.telemetry.ledger import Ledger
 
 TOUCH: Final = 8e-9
 """Seconds to merge or scatter an element on a core: what counts where the network is fast."""
+PIECE: Final = 1 << 16
+"""Bytes that are worth a message of their own."""
+_PIECES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,8 @@ class Load:
         return sparse_size(min(n, sum(self.counts[rank] for rank in ranks)), n)
 
 
-Part = tuple[Piece, list[Elements]]
-
-
-@dataclass(frozen=True)
-class Total:
-    """The sum, the same on every rank: ``parts`` to be added up, piece by piece, and the ``union``'s size.
-
-    ``union``: None where nobody counted.
-    """
-
-    parts: list[Part]
-    union: int | None = None
+Put = Callable[[Piece, Sequence[Elements]], None]
+"""Takes a piece of the result: what is to be added up there."""
 
 
 class Post:
@@ -141,13 +134,34 @@ class Scheme(ABC):
         """What a call costs about, by the formula."""
 
     @abstractmethod
-    def total(self, mine: Elements, load: Load) -> Total:
-        """The sum of what the ranks bring (collective). Raises :class:`NotFiniteError` on all alike."""
+    def total(self, mine: Elements, load: Load, put: Put) -> int | None:
+        """Puts the sum of what the ranks bring, all pieces of 0..n; returns the size of the union, the same
+        on all, or None where nobody counted (collective). Raises :class:`NotFiniteError` on all alike.
+        """
 
 
 MakeScheme = Callable[[Post], Scheme]
 
 
+def equal_parts(start: int, stop: int, count: int) -> list[Piece]:
+    """``start`` to ``stop`` in so many pieces of equal length, or one more."""
+    n = stop - start
+    return [Piece(start + i * n // count, start + (i + 1) * n // count) for i in range(count)]
+
+
+def pieces_for(nbytes: int) -> int:
+    """How many messages to make of one of so many bytes: while one is used, the next ones travel."""
+    return max(1, min(_PIECES, nbytes // PIECE))
+
+
 def too_large() -> NotFiniteError:
     """What is raised where finite buffers have a sum that is not."""
     return NotFiniteError("the sum over the ranks is not finite: the buffers are too large to add")
+
+
+def sound(parts: Sequence[Elements | None]) -> list[Elements]:
+    """Parts that are known to be finite. Raises :class:`NotFiniteError` for an empty message among them."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        raise too_large()
+    return found
