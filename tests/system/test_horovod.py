@@ -18,7 +18,7 @@ from hpc_fl.errors import EXIT_CONFIG
 from hpc_fl.telemetry import read_jsonl
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 120.0
+LIMIT = 300.0
 SMALL = [
     "data.name=synthetic", "data.samples=200", "data.shape=[6]", "data.classes=3", "data.test_samples=40",
     "parties=5", "model=mlp", "training.epochs=1", "training.executor=loop", "rounds=2",
@@ -80,7 +80,8 @@ def test_a_run_equals_the_one_over_mpi(codec: str, tmp_path: Path) -> None:
     """Dense sums and compressed payloads: the same losses to rounding, the same bytes, exit code 0."""
     records = {}
     for name in ("mpi", "horovod"):
-        words = [*SMALL, f"exchange.codec={codec}", f"comm.transport={name}", "--run-dir", name]
+        words = [*SMALL, f"exchange.codec={codec}", "exchange.dense.algorithm=mpi"]
+        words += [f"comm.transport={name}", "--run-dir", name]
         code, output = run([sys.executable, "-m", "hpc_fl", "train", "-n", "2", *words], tmp_path)
         assert code == 0, output
         records[name] = read_jsonl(tmp_path / name / "metrics.jsonl")
@@ -91,6 +92,36 @@ def test_a_run_equals_the_one_over_mpi(codec: str, tmp_path: Path) -> None:
         for key in ("loss", "accuracy", "train_loss"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
         assert ours["bytes_sent"] == theirs["bytes_sent"]
+
+
+@pytest.mark.usefixtures("horovod")
+@pytest.mark.parametrize("algorithm", ["auto", "ring"])
+def test_horovod_adds_up_the_updates(algorithm: str, tmp_path: Path) -> None:
+    """In a run over it, once a round, unless another algorithm is named."""
+    code, output = run_ranks(
+        2,
+        tmp_path,
+        f"""
+        from hpc_fl import load_config
+        from hpc_fl.comm.horovod import HorovodTransport
+        from hpc_fl.session import train
+
+        config = load_config(None, {[*SMALL, "comm.transport=horovod"]} + [
+            "exchange.dense.algorithm={algorithm}", "telemetry.progress=false", "runs={tmp_path}/runs"
+        ])
+        begun, begin = [], HorovodTransport._begin
+        def noted(self, what, *args, **more):
+            begun.append(what)
+            return begin(self, what, *args, **more)
+        HorovodTransport._begin = noted
+        n = sum(p.numel() for p in train(config).model.parameters())
+        sums = [w for w in begun if w.startswith("allreduce sum of") and int(w.split()[3]) >= n]
+        assert len(sums) == (config.rounds if "{algorithm}" == "auto" else 0), begun
+        print("DONE", flush=True)
+        """,
+    )
+    assert code == 0, output
+    assert output.count("DONE") == 2, output
 
 
 @pytest.mark.usefixtures("horovod")
