@@ -25,8 +25,8 @@ TAG: Final = 0x4446
 
 _WITHOUT_NAP: Final = 5
 _FIRST_NAP: Final = 10e-6
-_LONGEST_NAP: Final = 300e-6
-_LOOKS: Final = 300
+_LONGEST_NAP: Final = 100e-6
+_LOOKS: Final = 700
 """Which take a tenth of a second."""
 
 _abandoned: Final[list[object]] = []
