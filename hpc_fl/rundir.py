@@ -111,6 +111,8 @@ def continued(folder: RunFolder, config: Config) -> Config:
     if config.training.executor == "auto":
         training = config.training.model_copy(update={"executor": kept.training.executor})
         config = config.model_copy(update={"training": training})
+    if config.exchange.codec.name == "auto":
+        config = config.model_copy(update={"exchange": kept.exchange})
     before, now = kept.model_dump(mode="json"), config.model_dump(mode="json")
     for key in now:
         if key not in _FREE and before[key] != now[key]:

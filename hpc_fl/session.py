@@ -120,6 +120,8 @@ class Session:
         self._records = RoundRecords(transport, self.ledger, self._spans)
         self._notes: list[str] = []
         self._model = build.make_model(config, self.parties.dataset, transport, device, model)
+        config, self._why_codec = build.settle_codec(config, self._model, transport)
+        self._config = config
         self._strategy, self._loss = (
             build.make_strategy(config),
             build.make_loss(config, self.parties.dataset),
@@ -214,6 +216,11 @@ class Session:
 
     def _started(self) -> RunStarted:
         config, sizes = self._config, self.parties.partition.sizes
+        if self._transport.size == 1 and config.exchange.carrier in build.REDUCTIONS:
+            self._notes.append(
+                f"one rank: nothing travels, so {config.exchange.codec.name} encodes nothing; "
+                "exchange.collective=allgather encodes each party's update"
+            )
         idle = sum(not ids for ids in self.parties.placement)
         if idle:
             self._notes.append(
@@ -228,7 +235,7 @@ class Session:
             "partition": config.partition.name,
             "model": config.model.name,
             "strategy": config.strategy.name,
-            "codec": config.exchange.codec.name,
+            "codec": config.exchange.codec.name + (f" ({self._why_codec})" if self._why_codec else ""),
             "executor": f"{self.executor_choice.name} ({self.executor_choice.reason})",
             "transport": self._transport.name,
             "device": str(self._model.device),

@@ -1,6 +1,13 @@
 """Configuration -> objects. The only place that knows components by their names."""
 
-from hpc_fl.build.exchange import CODECS, EXCHANGES, make_codec, make_exchange
+from hpc_fl.build.exchange import (
+    CODECS,
+    EXCHANGES,
+    REDUCTIONS,
+    make_codec,
+    make_exchange,
+    settle_codec,
+)
 from hpc_fl.build.parts import (
     COHORTS,
     DATASETS,
@@ -27,6 +34,7 @@ __all__ = [
     "EXCHANGES",
     "MODELS",
     "PARTITIONS",
+    "REDUCTIONS",
     "STRATEGIES",
     "Parties",
     "make_codec",
@@ -41,4 +49,5 @@ __all__ = [
     "make_strategy",
     "make_work",
     "pick_device",
+    "settle_codec",
 ]

@@ -25,10 +25,12 @@ from hpc_fl.collectives import (
     TwoLevel,
     Vote,
 )
+from hpc_fl.collectives.cost import choose_codec
+from hpc_fl.collectives.probe import measure_world
 from hpc_fl.collectives.summed import MakeCollective
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Codec, ErrorFeedback
-from hpc_fl.config import Config
+from hpc_fl.config import Config, make_config
 from hpc_fl.config.codecs import WarmUp
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
@@ -58,6 +60,20 @@ _ALSO: Final[dict[str, Callable[[FlatModel, int], dict[str, Any]]]] = {
     "lowrank": lambda model, seed: {"shapes": tuple(s.shape for s in _segments(model)), "seed": seed},
 }
 """What some codecs are given besides their options: the run's seed, the model's shapes."""
+
+
+def settle_codec(config: Config, model: FlatModel, transport: Transport) -> tuple[Config, str | None]:
+    """The configuration with a codec in place of ``auto``, and why it is that one. Every rank must call it.
+
+    Takes less than a second. Raises :class:`ConfigError` where the codec found does not go with the rest.
+    """
+    if config.exchange.codec.name != "auto":
+        return config, None
+    shapes = tuple(segment.shape for segment in _segments(model))
+    found = choose_codec(measure_world(transport), model.n, shapes)
+    tree = config.model_dump(mode="json")
+    tree["exchange"]["codec"] = {"name": found.codec, **found.options}
+    return make_config(tree), found.why
 
 
 def make_codec(section: Named, model: FlatModel, seed: int) -> Codec:

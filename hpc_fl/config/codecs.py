@@ -54,6 +54,16 @@ class Identity(_Codec):
     name: Literal["identity"] = "identity"
 
 
+class Auto(_Codec):
+    """What pays between the run's ranks, by measuring their network and kernels when the run starts."""
+
+    name: Literal["auto"] = "auto"
+
+    @property
+    def carried_by(self) -> tuple[str, ...]:
+        return ("auto",)
+
+
 class Fp16(_Codec):
     """Half precision."""
 
@@ -248,6 +258,7 @@ class Chain(_Lossy):
 
 Codec = Annotated[
     Annotated[Identity, Tag("identity")]
+    | Annotated[Auto, Tag("auto")]
     | Annotated[Fp16, Tag("fp16")]
     | Annotated[Bf16, Tag("bf16")]
     | Annotated[TopK, Tag("topk")]

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from laws.training_laws import config, params_of, run
 from torch import nn
 
 import hpc_fl
-from hpc_fl.comm.inprocess import solo
+from hpc_fl.comm.inprocess import run_ranks, solo
+from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import TopK
 from hpc_fl.data import from_arrays
 from hpc_fl.errors import ConfigError, DataError, HpcFlError
@@ -306,3 +308,17 @@ def test_own_code_is_found_by_name(tmp_path: Path) -> None:
 def test_own_code_that_is_not_there_is_named(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         run(solo(), tmp_path / "run", model=name)
+
+
+def test_an_automatic_codec_is_settled_once_and_kept(tmp_path: Path) -> None:
+    def train(transport: Transport) -> tuple[str, torch.Tensor]:
+        folder = tmp_path / "run"
+        for rounds, resume in ((1, False), (2, True)):
+            mine = config(rounds=rounds, exchange={"codec": "auto"})
+            session = Session(mine, transport, run_dir=folder, resume=resume)
+            session.run()
+        return yaml.safe_load((folder / "config.yaml").read_text())["exchange"]["codec"], params_of(session)
+
+    (kept, ours), (_, theirs) = run_ranks(2, train)
+    assert kept["name"] in ("identity", "bf16", "onebit", "topk", "lowrank")
+    assert torch.equal(ours, theirs)
