@@ -73,7 +73,8 @@ def _bytes(axis: Axes, records: Sequence[Record]) -> None:
     for record in records:
         ranks.setdefault(record.n, set()).add(record.ranks)
     n = max(ranks, key=lambda one: len(ranks[one]), default=0)
-    sent = {(_name(record), record.ranks): record.bytes / n for record in records if record.n == n}
+    # What goes through memory that the ranks share is not sent.
+    sent = {(_name(r), r.ranks): r.bytes / n for r in records if r.n == n and r.bytes}
     names = [name for name in CASES if any(name == one for one, _ in sent)]
     for name, colour in zip(names, stack_colours(len(names)), strict=True):
         points = sorted((count, value) for (one, count), value in sent.items() if one == name)

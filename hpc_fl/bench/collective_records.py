@@ -10,6 +10,7 @@ from typing import Any, Final
 from hpc_fl.bench.collective_cases import CASES, DENSE, HOROVOD, LIMIT, MPI, Case, break_even
 from hpc_fl.bench.collective_ranks import Sample
 from hpc_fl.bench.record import Record
+from hpc_fl.collectives.dense import dense_bytes
 
 SMALL: Final = 1024
 """Elements of the short messages, 4 KB."""
@@ -99,7 +100,9 @@ class _Told:
             one.seconds for name, one in self.found.items() if one in dense or name in (MPI, HOROVOD)
         )
         added = self.sample.seconds - fastest
-        return break_even(dense[0].bytes, self.sample.bytes, added) / 1e9
+        # Not what dense sent here: in shared memory it may be nothing.
+        plain = dense_bytes(self.sample.n, self.sample.ranks)
+        return break_even(plain, self.sample.bytes, added) / 1e9
 
     def _beside(self, yardstick: str, seconds: float) -> Record:
         facts = self._facts()

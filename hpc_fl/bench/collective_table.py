@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hpc_fl.bench.collective_cases import PEERS
 from hpc_fl.bench.collective_records import ANY
-from hpc_fl.bench.record import Record, print_records
+from hpc_fl.bench.record import Record, print_records, show
 
 _TITLES: Final = ("scheme", "time", "MB sent", "on the wire", "of limit", "pays below")
 _MISSING: Final = "not installed"
@@ -43,7 +43,7 @@ def _line(records: Sequence[Record]) -> list[str]:
     pays = "" if one.break_even is None else "any speed" if one.break_even >= ANY else f"{one.break_even:.3g}"
     return [
         one.case,
-        f"{one.seconds:.3f} s" if one.seconds >= 0.1 else f"{one.seconds * 1e3:.3f} ms",
+        show(one.seconds, one.unit),
         f"{one.bytes / 1e6:.3f}",
         "" if one.wire is None else f"{one.wire / 1e6:.3f}",
         "" if one.share is None else f"{one.share:.0%}",

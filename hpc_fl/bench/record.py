@@ -144,9 +144,9 @@ def _cells(r: Record, moving: bool) -> tuple[str, ...]:
         r.case,
         str(r.ranks),
         str(r.threads),
-        _show(r.seconds, r.unit),
+        show(r.seconds, r.unit),
         *((_optional(r.bandwidth, 1e-9), _optional(r.share, 1)) if moving else ()),
-        _show(r.yardstick_seconds, r.unit),
+        show(r.yardstick_seconds, r.unit),
         r.yardstick,
         f"{r.ratio:.3f}",
         "" if r.bar is None else f"{_SIGN[r.better]} {r.bar:.3g}",
@@ -196,10 +196,13 @@ def _caption(first: dict[str, Any]) -> str:
     )
 
 
-def _show(value: float, unit: str) -> str:
+def show(value: float, unit: str) -> str:
+    """A value for people; seconds as s, ms or us."""
     if unit != "s":
         return f"{value:.4g} {unit}"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.2f} ms" if value >= 1e-4 else f"{value * 1e6:.2f} us"
 
 
 def _gpu() -> str | None:

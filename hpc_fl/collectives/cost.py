@@ -18,7 +18,7 @@ from hpc_fl.collectives.dense import dense_bytes
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import lowrank_bytes
 from hpc_fl.collectives.shards import sharded_bytes
-from hpc_fl.collectives.sparse_doubling import doubling_bytes
+from hpc_fl.collectives.sparse_doubling import sparse_doubling_bytes
 from hpc_fl.collectives.sparse_gather import gather_bytes
 from hpc_fl.collectives.sparse_split import split_bytes
 from hpc_fl.compression import LowRank, OneBit
@@ -196,7 +196,7 @@ def _topk(world: World, n: int, _: Shapes) -> Work:
     union = min(n, k * ranks)  # of elements at random places
     ways = (
         (ranks - 1, gather_bytes(k, ranks)),
-        (math.ceil(math.log2(ranks)), doubling_bytes(k, union, n, ranks)),
+        (math.ceil(math.log2(ranks)), sparse_doubling_bytes(k, union, n, ranks)),
         (2 * (ranks - 1), split_bytes(k, union, n, ranks)),
     )
     messages, sent = min(ways, key=lambda way: world.link.seconds(*way))

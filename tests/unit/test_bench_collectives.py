@@ -93,8 +93,8 @@ def test_without_horovod_its_bars_are_not_judged() -> None:
 
 def test_compression_pays_beside_the_fastest_dense_allreduce() -> None:
     samples = [
-        sample("dense", 0.050, 67_000_000),
-        sample("dense mean", 0.060, 67_000_000),
+        sample("dense", 0.050, 0),  # through memory that the ranks share
+        sample("dense mean", 0.060, 150_000_000),
         sample("onebit", 0.050, 2_000_000),
         sample("topk 1%", 0.030, 1_000_000),
         sample(MPI, 0.040),
@@ -102,7 +102,7 @@ def test_compression_pays_beside_the_fastest_dense_allreduce() -> None:
     ]
     records = records_of(LOCAL, samples, PEERS)
     pays = {r.case.partition(",")[0]: r for r in records if r.case.endswith(PAYS)}
-    assert pays["onebit"].seconds == pytest.approx(65e6 * 8 / 0.010 / 1e9)  # gloo is TCP, no shared memory
+    assert pays["onebit"].seconds == pytest.approx(148e6 * 8 / 0.010 / 1e9)  # gloo is TCP, no shared memory
     assert pays["onebit"].holds
     assert pays["topk 1%"].seconds == ANY
     assert "dense" not in pays
