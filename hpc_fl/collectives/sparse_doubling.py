@@ -23,7 +23,7 @@ from hpc_fl.collectives.messages import Arrival, wait_for
 from hpc_fl.collectives.sparse_scheme import TOUCH, Load, Put, Scheme, too_large
 
 
-def doubling_bytes(k: int, union: int, n: int, ranks: int) -> int:
+def sparse_doubling_bytes(k: int, union: int, n: int, ranks: int) -> int:
     """A bound for a rank that brings k of n, as all do: a message of min(2^s k, union) in each step s.
 
     Of P that is no power of two, the ranks that were folded into get one message more to send.

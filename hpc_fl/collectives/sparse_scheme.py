@@ -24,9 +24,9 @@ from hpc_fl.telemetry.ledger import Ledger
 
 TOUCH: Final = 8e-9
 """Seconds to merge or scatter an element on a core: what counts where the network is fast."""
-PIECE: Final = 1 << 16
+PIECE: Final = 1 << 18
 """Bytes that are worth a message of their own."""
-_PIECES: Final = 16
+_PIECES: Final = 4
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpc_fl.collectives.dense import dense_bytes
 from hpc_fl.collectives.sparse import SCHEMES, Sparse
-from hpc_fl.collectives.sparse_doubling import doubling_bytes
+from hpc_fl.collectives.sparse_doubling import sparse_doubling_bytes
 from hpc_fl.collectives.sparse_gather import gather_bytes
 from hpc_fl.collectives.sparse_largest import ROUNDS
 from hpc_fl.collectives.sparse_regions import regions_bytes
@@ -280,7 +280,7 @@ def law_bytes_stay_below_the_formulas(transport: Transport) -> None:
         union = int((torch.stack(rows) != 0).any(0).sum())
         bounds = {
             "gather": gather_bytes(k, ranks),
-            "doubling": doubling_bytes(k, union, n, ranks),
+            "doubling": sparse_doubling_bytes(k, union, n, ranks),
             "split": split_bytes(k, union, n, ranks),
             "regions": regions_bytes(k, ranks),
         }

@@ -13,6 +13,7 @@ from laws import sparse_laws
 from laws.sparse_laws import EXACT, GLOBAL, MAKERS, Law, Make
 from numpy.typing import NDArray
 
+from hpc_fl.collectives import sparse_scheme
 from hpc_fl.collectives.elements import Elements, added, growth_of, joined, sparse_size, write
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.memory import Piece
@@ -52,6 +53,19 @@ def test_global_law(make: Make, size: int) -> None:
 @pytest.mark.parametrize("law", sparse_laws.LAWS_OF_ALL)
 def test_law_of_all(law: Callable[[Transport], None], size: int) -> None:
     run_ranks(size, law)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_laws_in_several_pieces(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with large buffers: what is sent is cut, and used while more of it travels."""
+    monkeypatch.setattr(sparse_scheme, "PIECE", 40)
+    assert sparse_scheme.pieces_for(100) == 2
+    for law in (
+        sparse_laws.law_nothing_is_lost,
+        sparse_laws.law_what_is_counted_is_what_is_sent,
+        sparse_laws.law_a_sum_that_is_too_large_changes_nothing,
+    ):
+        run_ranks(3, lambda transport, law=law: law(transport, make))  # type: ignore[misc]
 
 
 @st.composite
