@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpc_fl.comm.transport import Transport
 
 _N: Final = "25000000"
-_WIDTH: Final = 120
+_WIDTH: Final = 130
 
 
 def tune(settings: Sequence[str], ranks: int | None) -> int:
@@ -92,9 +92,8 @@ def _print(model: str, carrier: str, world: World, choice: CodecChoice) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+    # mpirun gives its ranks a terminal of no width.
+    console = Console(highlight=False, width=_WIDTH, color_system=None)
     link = world.link
     console.print(
         f"{model}; {world.ranks} ranks, {carrier}: latency {link.latency * 1e6:.3g} us, "
