@@ -76,6 +76,10 @@ class Reduction(Protocol):
         """Takes over what one or several ranks kept, of a world of any size."""
         ...
 
+    def close(self) -> None:
+        """Waits for what is under way, and frees what it holds (collective)."""
+        ...
+
 
 class ReducedHandle(Protocol):
     """A reduction under way."""
