@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from laws import sparse_laws
+from laws import sparse_bytes_laws, sparse_laws
 from laws.sparse_laws import CODECS, EXACT, MAKERS, Make
 
 from hpc_fl.comm.transport import Transport
@@ -28,7 +28,7 @@ def test_exact_law(scheme: str, transport: Transport) -> None:
     "law",
     [
         sparse_laws.law_a_rank_that_is_not_finite_is_left_out,
-        sparse_laws.law_what_is_counted_is_what_is_sent,
+        sparse_bytes_laws.law_what_is_counted_is_what_is_sent,
     ],
 )
 def test_law(law: Callable[[Transport, Make], None], scheme: str, transport: Transport) -> None:
@@ -41,4 +41,4 @@ def test_global_law(scheme: str, transport: Transport) -> None:
 
 
 def test_regions_keep_about_k(transport: Transport) -> None:
-    sparse_laws.law_regions_keep_about_k(transport)
+    sparse_bytes_laws.law_regions_keep_about_k(transport)

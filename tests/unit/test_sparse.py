@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import sparse_laws
+from laws import sparse_bytes_laws, sparse_laws
 from laws.sparse_laws import EXACT, GLOBAL, MAKERS, Law, Make
 from numpy.typing import NDArray
 
@@ -31,7 +31,7 @@ SIZES = [1, 2, 3, 4, 5, 8]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-@pytest.mark.parametrize("law", sparse_laws.LAWS)
+@pytest.mark.parametrize("law", [*sparse_laws.LAWS, sparse_bytes_laws.law_what_is_counted_is_what_is_sent])
 def test_law(law: Law, make: Make, size: int) -> None:
     run_ranks(size, lambda transport: law(transport, make))
 
@@ -50,7 +50,7 @@ def test_global_law(make: Make, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("law", sparse_laws.LAWS_OF_ALL)
+@pytest.mark.parametrize("law", [*sparse_laws.LAWS_OF_ALL, *sparse_bytes_laws.LAWS_OF_ALL])
 def test_law_of_all(law: Callable[[Transport], None], size: int) -> None:
     run_ranks(size, law)
 
@@ -62,7 +62,7 @@ def test_laws_in_several_pieces(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     assert sparse_scheme.pieces_for(100) == 2
     for law in (
         sparse_laws.law_nothing_is_lost,
-        sparse_laws.law_what_is_counted_is_what_is_sent,
+        sparse_bytes_laws.law_what_is_counted_is_what_is_sent,
         sparse_laws.law_a_sum_that_is_too_large_changes_nothing,
     ):
         run_ranks(3, lambda transport, law=law: law(transport, make))  # type: ignore[misc]
