@@ -8,6 +8,7 @@ from hpc_fl.collectives.compressed import Compressed
 from hpc_fl.collectives.dense import DenseAllreduce, dense_bytes
 from hpc_fl.collectives.doubling import Doubling, doubling_bytes
 from hpc_fl.collectives.halves import Halves
+from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes
 from hpc_fl.collectives.ring import Ring, ring_bytes
 from hpc_fl.collectives.sharded import Sharded
@@ -30,6 +31,7 @@ __all__ = [
     "Halves",
     "Handle",
     "Linear",
+    "Link",
     "LowRankMean",
     "Reduced",
     "ReducedHandle",
