@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -135,7 +136,7 @@ class Checked:
         scales: Array,
     ) -> None:
         n = self._update(g, e, c)
-        self._quantized(n, width, block, codes, scales)
+        self._quantized(n, width, block, self._out, codes, scales)
         if not 0 <= key < 2**64:
             raise CodecError(f"key: {key} given, 64 bits expected")
         self._backend.add_quantize(g, e, c, width, block, key, codes, scales)
@@ -143,7 +144,7 @@ class Checked:
     def add_dequantized(
         self, codes: Array, scales: Array, width: int, block: int, weight: float, out: Array
     ) -> None:
-        self._quantized(self._out("out", out, _FLOAT32), width, block, codes, scales)
+        self._quantized(self._out("out", out, _FLOAT32), width, block, self._array, codes, scales)
         self._backend.add_dequantized(codes, scales, width, block, weight, out)
 
     def encode_gaps(self, indices: Array, out: Array) -> int:
@@ -178,13 +179,15 @@ class Checked:
             raise CodecError(f"update: {n} elements, at most {MAX_N}: split the buffer")
         return n
 
-    def _quantized(self, n: int, width: int, block: int, codes: Array, scales: Array) -> None:
+    def _quantized(
+        self, n: int, width: int, block: int, look: Callable[..., int], codes: Array, scales: Array
+    ) -> None:
         if width not in WIDTHS:
             raise CodecError(f"width: {width} bits given, 2 to 8 expected")
         if block < 8 or block % 8:
             raise CodecError(f"block: {block} given, a multiple of 8 expected")
-        self._array("codes", codes, _UINT8, -(-n // 8) * width)
-        self._array("scales", scales, _FLOAT32, -(-n // block))
+        look("codes", codes, _UINT8, -(-n // 8) * width)
+        look("scales", scales, _FLOAT32, -(-n // block))
 
     def _out(self, what: str, x: Any, dtype: np.dtype[Any], size: int | None = None) -> int:
         """The same of what is to be written."""

@@ -15,13 +15,17 @@ from hpc_fl.backends.checks import Checked
 from hpc_fl.backends.cuda import Cuda
 from hpc_fl.backends.library import find_library
 from hpc_fl.backends.native import Native
+from hpc_fl.backends.quick import Quick
 from hpc_fl.backends.reference import Reference
 from hpc_fl.errors import ConfigError
 
 BACKEND: Final = "HPC_FL_BACKEND"
 """Environment variable: ``reference`` or ``native``, to have that one on the CPU or an error."""
 
-_CPU: Final[dict[str, Callable[[], Backend]]] = {"native": Native, "reference": Reference}
+_CPU: Final[dict[str, Callable[[], Backend]]] = {
+    "native": lambda: Quick(Native()),
+    "reference": lambda: Checked(Reference(), np.ndarray),
+}
 
 
 def backend_of(array: Any) -> Backend:
@@ -38,7 +42,7 @@ def cpu() -> Backend:
     wanted = os.environ.get(BACKEND) or ("native" if find_library() else "reference")
     if wanted not in _CPU:
         raise ConfigError(f"{BACKEND}: {wanted!r} given, allowed: {', '.join(_CPU)}")
-    return Checked(_CPU[wanted](), np.ndarray)
+    return _CPU[wanted]()
 
 
 @cache

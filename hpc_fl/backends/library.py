@@ -14,9 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_fl.backends.objects import DATA, lie_as_known
 from hpc_fl.errors import ConfigError
 
 Call = Callable[..., int]
+Pack = Callable[..., bytes]
 
 _KERNELS: Final[dict[str, str]] = {
     "add_topk": "iiPPPqqfPP",
@@ -35,6 +37,17 @@ _KERNELS: Final[dict[str, str]] = {
     "decode_mask": "PqPq",
 }
 """The arguments of each function of kernels/cpu/kernels.h, in its order; P: an address, 0 for none."""
+_QUICK: Final[dict[str, str]] = {
+    "add_topk": "iifPPPPP",
+    "add_threshold": "iifPPPPP",
+    "add_sign": "iiPPPPPPP",
+    "sign_residual": "iiPPPP",
+    "add_signs": "iifPPPP",
+    "scatter_add": "ifPPP",
+    "add_quantize": "iiiqQPPPPP",
+    "add_dequantized": "iiiqfPPP",
+}
+"""The same of kernels/cpu/quick.cpp, which take arrays as objects; f is a float64 there."""
 _SLOTS: Final = {"i": "i4x", "f": "f4x", "q": "q", "Q": "Q", "P": "Q"}
 
 
@@ -52,21 +65,14 @@ def find_library() -> Path | None:
     return path if path.exists() else None
 
 
-def data_offset() -> int:
-    """Where an array object holds the address of its data; 0 where that is not where NumPy's headers say."""
-    arrays = [np.zeros(8, dtype)[first:] for first in (0, 3) for dtype in (np.uint8, np.float32, np.int64)]
-    offset = object.__basicsize__
-    held = [ctypes.c_void_p.from_address(id(array) + offset).value for array in arrays]
-    return offset if held == [array.__array_interface__["data"][0] for array in arrays] else 0
-
-
 class Library:
     """The library at ``path``. ``calls``: each kernel by its name, taking the arguments of its C function.
 
     For an address they take what ``at`` makes of an array, or None.
 
     ctypes releases the GIL while a kernel runs. ``sets``: the number of each instruction set that this
-    processor can run, by its name, the best last.
+    processor can run, by its name, the best last. ``quick``: the kernels of quick.cpp, each with what packs
+    its arguments.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,11 +80,16 @@ class Library:
         self._library.hpc_call.restype = ctypes.c_int64
         self._library.hpc_call.argtypes = (ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64)
         self._library.hpc_isa_name.restype = ctypes.c_char_p
-        self._offset = data_offset()
+        self._offset = DATA if lie_as_known() else 0
         self.at: Callable[[NDArray[Any] | None], int] = _itself if self._offset else _address
         self.calls = {
             name: self._call_of(number, form) for number, (name, form) in enumerate(_KERNELS.items())
         }
+        self.quick = {name: self._quick_of(name, form) for name, form in _QUICK.items()}
+        if self._offset:
+            # Types and dtypes of NumPy, and None, live as long as the process.
+            objects = (np.ndarray, None, *(np.dtype(name) for name in ("f4", "i4", "i8", "u1")))
+            self._library.hpc_know((ctypes.c_void_p * 6)(*map(id, objects)))
         self.sets = {
             self._library.hpc_isa_name(isa).decode(): isa
             for isa in range(self._library.hpc_isa_count())
@@ -94,6 +105,12 @@ class Library:
             return result
 
         return call
+
+    def _quick_of(self, name: str, form: str) -> tuple[Call, Pack]:
+        function = getattr(self._library, f"hpc_quick_{name}")
+        function.restype = ctypes.c_double if name == "add_topk" else ctypes.c_int64
+        function.argtypes = (ctypes.c_char_p,)
+        return function, Struct("<" + "".join((_SLOTS | {"f": "d"})[kind] for kind in form)).pack
 
 
 def _itself(array: NDArray[Any] | None) -> int:

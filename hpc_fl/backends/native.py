@@ -20,7 +20,9 @@ Bytes = NDArray[np.uint8]
 Bounds = NDArray[np.int64]
 
 _PER_THREAD: Final = 65_536
-"""Elements below which another thread costs more than it saves (it takes about 10 us to start)."""
+"""Elements below which another thread costs more than it saves (it takes about 10 us to start). Also in
+kernels/cpu/quick.cpp.
+"""
 _KEY: Final = Struct("<I")
 _MAGNITUDE: Final = Struct("<f")
 _GREATEST: Final = float(np.finfo(np.float32).max)
@@ -33,8 +35,9 @@ class Native:
     """See :class:`hpc_fl.backends.backend.Backend`, whose docstrings define each function.
 
     ``isa``: ``portable``, ``avx2`` or ``avx512``; None is the best that this processor has. ``threads``: None
-    is torch's number, which is the rank's share. ``library``: another build of the kernels. Raises
-    :class:`ConfigError` where the library or the instruction set is missing.
+    is torch's number, which is the rank's share. ``library``: another build of the kernels. ``quick``: as in
+    :class:`hpc_fl.backends.library.Library`. Raises :class:`ConfigError` where the library or the instruction
+    set is missing.
     """
 
     name = "native"
@@ -48,8 +51,9 @@ class Native:
             raise ConfigError(
                 f"instruction set: {self.isa} given, this processor has {', '.join(found.sets)}"
             )
-        self._isa, self._threads = found.sets[self.isa], threads
-        self._call, self._at = found.calls, found.at
+        self.isa_number = found.sets[self.isa]
+        self.most_threads = torch.get_num_threads if threads is None else lambda: threads
+        self._call, self._at, self.quick = found.calls, found.at, found.quick
 
     def empty(self, size: int, dtype: str) -> NDArray[Any]:
         return np.empty(size, dtype)
@@ -62,7 +66,7 @@ class Native:
     ) -> float:
         at = self._at
         key = self._call["add_topk"](
-            self._isa,
+            self.isa_number,
             self._threads_for(g.size),
             at(g),
             at(e),
@@ -73,7 +77,7 @@ class Native:
             at(indices),
             at(values),
         )
-        _refuse_spoilt(key)
+        refuse_spoilt(key)
         return _MAGNITUDE.unpack(_KEY.pack(key))[0]  # type: ignore[no-any-return]
 
     def add_threshold(
@@ -81,7 +85,7 @@ class Native:
     ) -> int:
         at = self._at
         count = self._call["add_threshold"](
-            self._isa,
+            self.isa_number,
             self._threads_for(g.size),
             at(g),
             at(e),
@@ -91,7 +95,7 @@ class Native:
             at(indices),
             at(values),
         )
-        _refuse_spoilt(count)
+        refuse_spoilt(count)
         return count
 
     def add_sign(
@@ -106,7 +110,7 @@ class Native:
     ) -> None:
         at = self._at
         status = self._call["add_sign"](
-            self._isa,
+            self.isa_number,
             self._threads_for(g.size),
             at(g),
             at(e),
@@ -119,12 +123,12 @@ class Native:
             at(scales),
         )
         _refuse_bounds(status, g.size)
-        _refuse_spoilt(-status)
+        refuse_spoilt(-status)
 
     def sign_residual(self, c: Floats, bounds: Bounds, scales: Floats, out: Floats) -> None:
         at = self._at
         status = self._call["sign_residual"](
-            self._isa,
+            self.isa_number,
             self._threads_for(c.size),
             at(c),
             c.size,
@@ -138,7 +142,7 @@ class Native:
     def add_signs(self, bits: Bytes, bounds: Bounds, scales: Floats, weight: float, out: Floats) -> None:
         at = self._at
         status = self._call["add_signs"](
-            self._isa,
+            self.isa_number,
             self._threads_for(out.size),
             at(bits),
             out.size,
@@ -204,7 +208,7 @@ class Native:
     ) -> None:
         at = self._at
         status = self._call["add_quantize"](
-            self._isa,
+            self.isa_number,
             self._threads_for(g.size),
             at(g),
             at(e),
@@ -216,14 +220,14 @@ class Native:
             at(codes),
             at(scales),
         )
-        _refuse_spoilt(-status)
+        refuse_spoilt(-status)
 
     def add_dequantized(
         self, codes: Bytes, scales: Floats, width: int, block: int, weight: float, out: Floats
     ) -> None:
         at = self._at
         self._call["add_dequantized"](
-            self._isa,
+            self.isa_number,
             self._threads_for(out.size),
             at(codes),
             at(scales),
@@ -265,8 +269,7 @@ class Native:
     def _threads_for(self, n: int) -> int:
         if n < 2 * _PER_THREAD:
             return 1
-        most = torch.get_num_threads() if self._threads is None else self._threads
-        return min(most, n // _PER_THREAD)
+        return min(self.most_threads(), n // _PER_THREAD)
 
 
 def _refuse_bounds(status: int, n: int) -> None:
@@ -274,7 +277,7 @@ def _refuse_bounds(status: int, n: int) -> None:
         raise CodecError(f"bounds must ascend from 0 to {n}")
 
 
-def _refuse_spoilt(status: int) -> None:
+def refuse_spoilt(status: int) -> None:
     """``status``: a count, or minus the status of kernels/cpu/parts.h."""
     if status < 0:
         raise NotFiniteError("the update, or what was kept back of earlier ones, is not finite")

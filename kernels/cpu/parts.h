@@ -4,7 +4,7 @@
 
 #include "blocks.h"
 
-enum Status : int32_t { OK = 0, NOT_FINITE = 1, BAD_INDEX = 2, BAD_VALUE = 3, BAD_LENGTH = 4 };
+enum Status : int32_t { OK = 0, NOT_FINITE = 1, BAD_INDEX = 2, BAD_VALUE = 3, BAD_LENGTH = 4, UNUSUAL = 5 };
 
 // Where part `part` of `parts` begins; part `parts` begins at n. A function of n and parts alone.
 inline int64_t part_begin(int64_t n, int32_t parts, int32_t part) {

@@ -15,6 +15,7 @@ from hpc_fl.backends import choice
 from hpc_fl.backends.checks import Checked
 from hpc_fl.backends.library import load
 from hpc_fl.backends.native import Native
+from hpc_fl.backends.quick import Quick
 from hpc_fl.compression import QSGD, Chain, OneBit, Payload, Ternary, TopK, decode
 from hpc_fl.errors import WireError
 
@@ -31,12 +32,14 @@ class Exact(Subject):
 
 def laws(library: Path) -> None:
     for isa in load(library).sets:
-        subject = Exact(Checked(Native(isa, 2, library), np.ndarray), lambda x: x, lambda x: x)
-        for hostile in HOSTILE.values():
-            hostile(subject)
-        for n in SIZES:
-            for law in LAWS.values():
-                law(subject, n)
+        native = Native(isa, 2, library)
+        for backend in (Checked(native, np.ndarray), Quick(native)):
+            subject = Exact(backend, lambda x: x, lambda x: x)
+            for hostile in HOSTILE.values():
+                hostile(subject)
+            for n in SIZES:
+                for law in LAWS.values():
+                    law(subject, n)
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -83,6 +86,6 @@ def payloads(flips: int) -> int:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    choice._CPU["native"] = lambda: Native(library=path)
+    choice._CPU["native"] = lambda: Quick(Native(library=path))
     laws(path)
     print("refused", payloads(int(sys.argv[2])))

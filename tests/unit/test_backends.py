@@ -14,6 +14,7 @@ from hpc_fl.backends.checks import Checked
 from hpc_fl.backends.cupy_launcher import source
 from hpc_fl.backends.library import find_library, kernels_folder
 from hpc_fl.backends.native import Native
+from hpc_fl.backends.quick import Quick
 from hpc_fl.backends.reference import Reference
 from hpc_fl.backends.uniform import uniform
 from hpc_fl.errors import CodecError, ConfigError
@@ -21,6 +22,7 @@ from hpc_fl.errors import CodecError, ConfigError
 BACKENDS = {
     "reference": Checked(Reference(), np.ndarray),
     "native": Checked(Native(), np.ndarray),
+    "quick": Quick(Native()),
 }
 
 
@@ -132,18 +134,18 @@ def test_the_residual_is_not_written_over(backend: Backend) -> None:
         backend.add_topk(floats(8), e, e, ints(1), floats(1))
 
 
-def test_a_read_only_output_is_refused() -> None:
+def test_a_read_only_output_is_refused(backend: Backend) -> None:
     out = floats(8)
     out.flags.writeable = False
     with pytest.raises(CodecError, match="a read-only array given"):
-        BACKENDS["native"].scatter_add(ints(1), floats(1), 1.0, out)
+        backend.scatter_add(ints(1), floats(1), 1.0, out)
     assert (out == 1).all()
 
 
-def test_read_only_inputs_will_do() -> None:
+def test_read_only_inputs_will_do(backend: Backend) -> None:
     indices, values, out = ints(3), floats(3), floats(8)
     indices.flags.writeable = values.flags.writeable = False
-    BACKENDS["native"].scatter_add(indices, values, 2.0, out)
+    backend.scatter_add(indices, values, 2.0, out)
     assert out.tolist() == [3, 3, 3, 1, 1, 1, 1, 1]
 
 
