@@ -17,7 +17,7 @@ from hpc_fl.collectives.lane import Lane, Running
 from hpc_fl.collectives.memory import RESIDUAL, Memory
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Payload
-from hpc_fl.compression.arrays import as_array, as_tensor
+from hpc_fl.compression.arrays import all_finite, as_array, as_tensor
 from hpc_fl.compression.base import Base
 from hpc_fl.errors import CodecError, TransportError
 from hpc_fl.telemetry.ledger import Ledger
@@ -118,7 +118,7 @@ class Compressed(ABC):
 
     def _alone(self, x: Tensor, call: Call) -> tuple[int, ...]:
         """The only rank's result: nothing travels, so nothing is lost."""
-        sound = bool(x.isfinite().all())
+        sound = all_finite(as_array(x))
         if sound and self._memory is not None:
             self._memory.commit()
         if not sound:

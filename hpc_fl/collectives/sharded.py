@@ -26,6 +26,7 @@ from hpc_fl.collectives.messages import Arrival, as_message, progress, sent_by, 
 from hpc_fl.collectives.shards import Shards
 from hpc_fl.comm.transport import Request, Transport
 from hpc_fl.compression import Payload
+from hpc_fl.compression.arrays import all_finite, as_array
 from hpc_fl.compression.base import Base
 from hpc_fl.errors import CodecError, NotFiniteError
 from hpc_fl.telemetry.ledger import Ledger
@@ -120,7 +121,7 @@ class Sharded(Compressed):
         return own, sends, sound
 
     def _own_finite(self, x: Tensor) -> bool:
-        return all(bool(piece.of(x).isfinite().all()) for piece in self._shards.of[self._transport.rank])
+        return all(all_finite(as_array(piece.of(x))) for piece in self._shards.of[self._transport.rank])
 
     def _encoded(
         self, memory: Memory | None, x: Tensor, piece: Piece, call: Call, phase: int

@@ -8,13 +8,13 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
+from hpc_fl.collectives.auto import AutoDense
 from hpc_fl.collectives.collective import Collective
 from hpc_fl.collectives.compressed import Call, Compressed
-from hpc_fl.collectives.dense import DenseAllreduce
 from hpc_fl.collectives.halves import Halves
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import BF16, FP16, Identity, Payload, RandomK
-from hpc_fl.compression.arrays import as_array, as_tensor
+from hpc_fl.compression.arrays import all_finite, as_array, as_tensor
 from hpc_fl.compression.base import Base
 from hpc_fl.errors import NotFiniteError
 from hpc_fl.telemetry.ledger import Ledger
@@ -22,7 +22,7 @@ from hpc_fl.telemetry.ledger import Ledger
 MakeCollective = Callable[[Transport, Ledger], Collective]
 
 _DENSE: Final[dict[type[Base], MakeCollective]] = {
-    Identity: DenseAllreduce,
+    Identity: AutoDense,
     FP16: lambda transport, ledger: Halves(transport, ledger, "fp16"),
     BF16: lambda transport, ledger: Halves(transport, ledger, "bf16"),
 }
@@ -49,11 +49,19 @@ class Summed(Compressed):
         dense: MakeCollective | None = None,
     ) -> None:
         super().__init__(transport, ledger, codec, feedback=feedback, mean=mean)
-        self._dense = (dense or _DENSE.get(type(codec), DenseAllreduce))(self._transport, ledger)
+        self._make = dense or _DENSE.get(type(codec), AutoDense)
+        self._made: Collective | None = None
+
+    @property
+    def _dense(self) -> Collective:
+        """Made in the first call, when all ranks are known to want the same one: making it is collective."""
+        if self._made is None:
+            self._made = self._make(self._transport, self._ledger)
+        return self._made
 
     def _reduce(self, x: Tensor, call: Call) -> tuple[int, ...]:
         rank = self._transport.rank
-        left_out = self._verdict(call.weights[rank] == 0 or bool(x.isfinite().all()))
+        left_out = self._verdict(call.weights[rank] == 0 or all_finite(as_array(x)))
         share = call.shares(left_out)[rank]
         if share > 0:
             x.mul_(share)

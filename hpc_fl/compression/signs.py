@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_fl.backends import Array, backend_of
-from hpc_fl.compression.arrays import as_array, brought
+from hpc_fl.compression.arrays import as_array, brought, chunks
 from hpc_fl.compression.base import Inputs
 from hpc_fl.compression.codec import Kept
 from hpc_fl.compression.payload import Payload
@@ -81,4 +81,11 @@ def read_signs(payload: Payload, like: Array) -> Reading:
     def add(weight: float, out: Array) -> None:
         backend_of(out).add_signs(bits, bounds, scales, weight, out)
 
-    return Reading(add)
+    def write(out: Array) -> None:
+        for piece in chunks(n):  # so that the zeros are still in the cache
+            part, part_bits = out[piece], bits[piece.start // 8 : -(-piece.stop // 8)]
+            part.fill(0)
+            whole = brought(np.array([0, part.size], np.int64), like)
+            backend_of(out).add_signs(part_bits, whole, scales, 1.0, part)
+
+    return Reading(add, write if scales.size == 1 else None)

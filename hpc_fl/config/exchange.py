@@ -53,7 +53,7 @@ class Sparse(Section):
 
     scheme: Literal["auto", "gather", "doubling", "split", "regions"] = "auto"
     global_k: bool = False
-    refresh: Count = 64
+    refresh: Count = 32
 
 
 class Exchange(Section):

@@ -123,8 +123,9 @@ def test_the_library_example_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks(ROOT / "README.md", "python")
+    example, collective = blocks(ROOT / "README.md", "python")
     run_block(example, "__main__")
+    assert run_block(collective, "collective")["handle"].done()
     accuracy = re.search(r"accuracy (0\.\d+), files in", capsys.readouterr().out)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.8
