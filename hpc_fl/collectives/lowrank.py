@@ -65,15 +65,17 @@ class LowRankMean(Summed):
         super().__init__(transport, ledger, codec, feedback=feedback, mean=mean, dense=dense)
         self._shape = codec
         self._start: Tensor | None = None
+        self._sent: tuple[list[Tensor], list[Tensor]] | None = None
+        """This rank's factors of the last call: what the memory holds is kept back less their product."""
 
     def _reduce(self, x: Tensor, call: Call) -> tuple[int, ...]:
         rank = self._transport.rank
         self._shape.nbytes(x.numel())  # refuses another n, before anything is sent
         starts = self._starts(x)
-        corrected = x if self._memory is None else self._memory.corrected(x)
+        corrected = x if self._memory is None else self._memory.both()[1]
         lefts = _Bucket(_left(self._shape), self._shape, x)
-        for block, start, left in zip(self._shape.blocks, starts, lefts.parts, strict=True):
-            self._project(x, corrected, block, start, left)
+        for index, (start, left) in enumerate(zip(starts, lefts.parts, strict=True)):
+            self._project(x, corrected, index, start, left)
         takes_part = call.weights[rank] > 0
         left_out = self._verdict(not takes_part or bool(lefts.flat.isfinite().all()), commit=False)
         enters = takes_part and rank not in left_out
@@ -86,8 +88,8 @@ class LowRankMean(Summed):
                 left.copy_(orthonormal(left.t()).t())
                 torch.mm(left, block.of(corrected), out=right)
         if self._memory is not None and enters:
-            self._keep_rest(corrected, lefts.parts, rights.parts)
             self._memory.commit()
+            self._sent = lefts.parts, [right.clone() for right in rights.parts]
         rights.enter(share)
         self._dense.allreduce(rights.flat)
         for block, start, left, right in zip(
@@ -100,11 +102,12 @@ class LowRankMean(Summed):
                 block.of(x).copy_(left)
         return left_out
 
-    def _project(self, x: Tensor, corrected: Tensor, block: Block, start: Tensor, left: Tensor) -> None:
+    def _project(self, x: Tensor, corrected: Tensor, index: int, start: Tensor, left: Tensor) -> None:
         """left = C start, for C = x + what was kept back, formed on the way; C itself for what is sent so."""
+        block = self._shape.blocks[index]
         for stripe in _stripes(block):
             if self._memory is not None:
-                self._memory.correct(x, stripe)
+                self._correct(x, index, stripe)
             rows = stripe.of(corrected)
             if block.columns:
                 first = (stripe.start - block.start) // block.columns
@@ -113,14 +116,26 @@ class LowRankMean(Summed):
             else:
                 left[stripe.start - block.start : stripe.stop - block.start] = rows
 
-    def _keep_rest(self, corrected: Tensor, lefts: list[Tensor], rights: list[Tensor]) -> None:
-        """What this rank's own factors leave of its matrices; nothing of what was sent as it is."""
-        for block, left, right in zip(self._shape.blocks, lefts, rights, strict=True):
-            rest = block.of(corrected)
-            if block.columns:
-                torch.addmm(rest, left.t(), right, alpha=-1, out=rest)
-            else:
-                rest.zero_()
+    def _correct(self, x: Tensor, index: int, stripe: Piece) -> None:
+        """A stripe of x + what was kept back, which is formed only now: one pass over it less."""
+        assert self._memory is not None
+        now, after = self._memory.both()
+        if self._sent is None:
+            torch.add(stripe.of(x), stripe.of(now), out=stripe.of(after))
+            return
+        self._form(index, stripe, now, after)
+        stripe.of(after).add_(stripe.of(x))
+
+    def _form(self, index: int, stripe: Piece, held: Tensor, out: Tensor) -> None:
+        """out = held less what this rank's own factors sent of it; nothing of what was sent as it is."""
+        assert self._sent is not None
+        block, left, right = self._shape.blocks[index], self._sent[0][index], self._sent[1][index]
+        if not block.columns:
+            stripe.of(out).zero_()
+            return
+        first = (stripe.start - block.start) // block.columns
+        matrix, target = (stripe.of(one).view(-1, block.columns) for one in (held, out))
+        torch.addmm(matrix, left[:, first : first + len(matrix)].t(), right, alpha=-1, out=target)
 
     def _starts(self, x: Tensor) -> list[Tensor]:
         """Where the iteration of each block starts: views of the factors."""
@@ -136,11 +151,18 @@ class LowRankMean(Summed):
 
     def state(self) -> dict[str, Tensor]:
         """Also ``factors``: where the next iteration starts."""
+        if self._sent is not None and self._memory is not None:
+            now, _ = self._memory.both()
+            for index, block in enumerate(self._shape.blocks):
+                for stripe in _stripes(block):
+                    self._form(index, stripe, now, now)
+            self._sent = None
         return super().state() | ({} if self._start is None else {_FACTORS: self._start})
 
     def restore(self, *states: Mapping[str, Tensor]) -> None:
         """The factors are those of any of the states: all ranks have the same."""
         super().restore(*states)
+        self._sent = None
         found = [state[_FACTORS] for state in states if _FACTORS in state]
         self._start = found[0].clone() if found else None
 

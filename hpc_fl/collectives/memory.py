@@ -72,17 +72,13 @@ class Memory:
         """:meth:`encode` of the buffer as one piece."""
         return self.encode(codec, x, Piece(0, x.numel()))
 
-    def corrected(self, x: Tensor) -> Tensor:
-        """Where :meth:`correct` writes to: what a caller makes of it is what the next commit keeps."""
-        assert self._next is not None
-        self._new = {}
-        return self._next
-
-    def correct(self, x: Tensor, piece: Piece) -> None:
-        """A piece of ``x`` plus what was kept back of it."""
+    def both(self) -> tuple[Tensor, Tensor]:
+        """What is kept back now, and where what the next commit keeps is to be written: for who encodes by
+        other means than a codec.
+        """
         assert self._now is not None
         assert self._next is not None
-        torch.add(piece.of(x), piece.of(self._now), out=piece.of(self._next))
+        return self._now, self._next
 
     def add_back(self, indices: Tensor, values: Tensor) -> None:
         """Returns ``values`` to the elements ``indices`` of what the next commit keeps."""
