@@ -311,7 +311,7 @@ def test_own_code_that_is_not_there_is_named(tmp_path: Path, name: str, says: st
 
 
 def test_an_automatic_codec_is_settled_once_and_kept(tmp_path: Path) -> None:
-    def train(transport: Transport) -> tuple[str, torch.Tensor]:
+    def train(transport: Transport) -> tuple[dict[str, Any], torch.Tensor]:
         folder = tmp_path / "run"
         for rounds, resume in ((1, False), (2, True)):
             mine = config(rounds=rounds, exchange={"codec": "auto"})
