@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _HEIGHT: Final = 4.2
 _WIDTH: Final = 8.0
 _COLUMNS: Final = 2
+_HEADERS: Final = 1000
+"""Bytes that say no more than that ranks agreed."""
+_MARKS: Final = "os^vD"
+"""There are more lines than colours."""
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
@@ -73,12 +78,12 @@ def _bytes(axis: Axes, records: Sequence[Record]) -> None:
     for record in records:
         ranks.setdefault(record.n, set()).add(record.ranks)
     n = max(ranks, key=lambda one: len(ranks[one]), default=0)
-    # What goes through memory that the ranks share is not sent.
-    sent = {(_name(r), r.ranks): r.bytes / n for r in records if r.n == n and r.bytes}
+    # What goes through memory that the ranks share is not sent: what is left are headers.
+    sent = {(_name(r), r.ranks): r.bytes / n for r in records if r.n == n and r.bytes > _HEADERS}
     names = [name for name in CASES if any(name == one for one, _ in sent)]
-    for name, colour in zip(names, stack_colours(len(names)), strict=True):
+    for name, colour, mark in zip(names, stack_colours(len(names)), cycle(_MARKS), strict=False):
         points = sorted((count, value) for (one, count), value in sent.items() if one == name)
-        axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+        axis.plot(*zip(*points, strict=True), f"{mark}-", color=colour, label=name)
     axis.set_yscale("log")
     axis.set_xticks(sorted(ranks.get(n, ())))
     axis.set_title(f"Bytes sent per rank, {n} elements")
