@@ -86,7 +86,7 @@ def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Tran
 
     def make(transport: Transport, ledger: Ledger, n: int) -> Reducer:
         from hpc_fl import compression
-        from hpc_fl.collectives.allreduce import reduction
+        from hpc_fl.collectives.front_door import reduction
 
         shapes = {"shapes": transformer_shapes(n)} if name == "LowRank" else {}
         codec = getattr(compression, name)(**options, **shapes)

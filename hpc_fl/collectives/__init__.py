@@ -1,12 +1,12 @@
 """Collectives: one file each."""
 
 from hpc_fl.collectives.allgather import Allgather, Gathering, allgather_bytes_sent
-from hpc_fl.collectives.allreduce import allreduce, reduction
 from hpc_fl.collectives.auto import AutoDense
 from hpc_fl.collectives.collective import Collective, Handle, Reduced, ReducedHandle, Reduction
 from hpc_fl.collectives.compressed import Compressed
 from hpc_fl.collectives.dense import DenseAllreduce, dense_bytes
 from hpc_fl.collectives.doubling import Doubling, doubling_bytes
+from hpc_fl.collectives.front_door import allreduce, reduction
 from hpc_fl.collectives.halves import Halves
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes

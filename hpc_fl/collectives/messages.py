@@ -40,6 +40,10 @@ class Arrival:
         memory[:_MAGIC] = 0
         return cls(source, n, memory, transport.irecv(memory, source))
 
+    def done(self) -> bool:
+        """Whether it is here; lets MPI move what is under way."""
+        return self._request.done()
+
     def payload(self) -> Payload | None:
         """Waits for it; None for an empty message. Raises :class:`WireError`, naming the sender."""
         self._request.wait()

@@ -2,8 +2,8 @@
 
 ::
 
-    phase 1   a rank encodes its buffer piece by piece, and sends each to the owner of the shard
-              an owner adds up its own piece, as it is, and the decoded pieces of the others
+    phase 1   a rank encodes its buffer piece by piece, and sends each to the owner of the shard; meanwhile
+              it adds up those pieces of its own that have arrived: its own, as it is, + the others' decoded
     verdict   whose buffers were not finite? The owners leave these out, of sums already made too
     phase 2   an owner encodes its sums and sends them to all; all decode them, the owner as well
 
@@ -14,7 +14,8 @@ Communication-Efficient Distributed Blockwise Momentum SGD with Error-Feedback, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import torch
@@ -36,6 +37,25 @@ _PLACE: Final = "place"
 
 Found = dict[int, Payload | None]
 """A piece as encoded by each rank; None where it was not finite, or is taken as it is."""
+
+
+class _Incoming:
+    """The pieces of the own shard on their way here; ``found``: those that have come, by sender."""
+
+    def __init__(self, expected: dict[Piece, list[Arrival]]) -> None:
+        self._expected = expected
+        self.found: dict[Piece, Found] = {}
+
+    def complete(self, wait: bool) -> Iterator[Piece]:
+        """The pieces that all ranks have sent, in order, once each; all of them with ``wait``."""
+        while self._expected:
+            piece, arrivals = next(iter(self._expected.items()))
+            here = piece in self.found and all(arrival.done() for arrival in arrivals)
+            if not (wait or here):
+                return
+            del self._expected[piece]
+            self.found[piece] |= {arrival.source: arrival.payload() for arrival in arrivals}
+            yield piece
 
 
 class Sharded(Compressed):
@@ -64,19 +84,27 @@ class Sharded(Compressed):
     def _reduce(self, x: Tensor, call: Call) -> tuple[int, ...]:
         rank, size = self._transport.rank, self._transport.size
         self._shards = Shards.cut(x.numel(), size)
-        mine, sums = self._shards.of[rank], self._room(x)
-        expected = {
-            piece: [self._expect(source, piece) for source in range(size) if source != rank] for piece in mine
-        }
-        own, sends, sound = self._scatter(x, call)
-        found: dict[Piece, Found] = {}
-        for piece in mine:
-            found[piece] = {rank: own.get(piece)} | {a.source: a.payload() for a in expected[piece]}
-            self._add_up(piece.of(x), found[piece], call.shares(), self._sum(sums, piece))
+        sums = self._room(x)
+        incoming = _Incoming(
+            {
+                piece: [self._expect(source, piece) for source in range(size) if source != rank]
+                for piece in self._shards.of[rank]
+            }
+        )
+
+        def add_up(piece: Piece, shares: Sequence[float]) -> None:
+            self._add_up(piece.of(x), incoming.found[piece], shares, self._within(piece).of(sums))
+
+        def take(wait: bool) -> None:
+            for piece in incoming.complete(wait):
+                add_up(piece, call.shares())
+
+        sends, sound = self._scatter(x, call, incoming, take)
+        take(True)
         wait_for(sends)
         left_out = self._verdict(sound, commit=call.shares()[rank] > 0)
-        for piece in mine if left_out else ():
-            self._add_up(piece.of(x), found[piece], call.shares(left_out), self._sum(sums, piece))
+        for piece in self._shards.of[rank] if left_out else ():
+            add_up(piece, call.shares(left_out))
         self._spread(x, sums, call)
         return left_out
 
@@ -87,9 +115,6 @@ class Sharded(Compressed):
             self._sums = torch.empty(size, device=x.device)
         return self._sums
 
-    def _sum(self, sums: Tensor, piece: Piece) -> Tensor:
-        return self._within(piece).of(sums)
-
     def _within(self, piece: Piece) -> Piece:
         """A piece of the own shard as one of the sums."""
         start = self._shards.start(self._transport.rank)
@@ -98,27 +123,28 @@ class Sharded(Compressed):
     def _expect(self, source: int, piece: Piece) -> Arrival:
         return Arrival.expect(self._transport, source, len(piece), self._codec.nbytes(len(piece)))
 
-    def _scatter(self, x: Tensor, call: Call) -> tuple[dict[Piece, Payload], list[Request], bool]:
-        """Sends the pieces: those of the own shard that were encoded, what is under way, and whether all was
+    def _scatter(
+        self, x: Tensor, call: Call, incoming: _Incoming, take: Callable[[bool], None]
+    ) -> tuple[list[Request], bool]:
+        """Sends the pieces, and meanwhile takes up what has arrived: what is under way, and whether all was
         finite. After the first that is not, and without a share in the result, messages are empty.
         """
         rank = self._transport.rank
-        own: dict[Piece, Payload] = {}
         sends: list[Request] = []
         takes_part = call.shares()[rank] > 0
         sound = not takes_part or self.encodes_own or self._own_finite(x)
         # A rank begins with its neighbour, or all would send to rank 0 first.
         for owner, piece in self._shards.turns(rank + 1):
-            if owner == rank and not self.encodes_own:
-                continue
-            payload = self._encoded(self._memory, x, piece, call, 0) if takes_part and sound else None
-            sound = sound and (payload is not None or not takes_part)
+            encodes = takes_part and sound and (owner != rank or self.encodes_own)
+            payload = self._encoded(self._memory, x, piece, call, 0) if encodes else None
+            sound = sound and (payload is not None or not encodes)
             if owner != rank:
                 sends += self._send(payload, [owner])
-            elif payload is not None:
-                own[piece] = payload
+            else:
+                incoming.found[piece] = {rank: payload}
             progress(sends)
-        return own, sends, sound
+            take(False)
+        return sends, sound
 
     def _own_finite(self, x: Tensor) -> bool:
         return all(all_finite(as_array(piece.of(x))) for piece in self._shards.of[self._transport.rank])
@@ -158,7 +184,7 @@ class Sharded(Compressed):
         rank, size = self._transport.rank, self._transport.size
         others = [(rank + step) % size for step in range(1, size)]
         turns = [(owner, piece) for owner, piece in self._shards.turns(rank + 1) if owner != rank]
-        arrivals = [(self._expect(owner, piece), piece) for owner, piece in turns]
+        arrivals = deque((self._expect(owner, piece), piece) for owner, piece in turns)
         if self._server is not None:
             self._server.begin(sums)
         sends, sound = [], True
@@ -169,17 +195,23 @@ class Sharded(Compressed):
             sound = sound and payload is not None
             if payload is not None:
                 self._codec.decode(payload, piece.of(x))
-        for arrival, piece in arrivals:
-            payload = arrival.payload()
-            sound = sound and payload is not None
-            if payload is not None:
-                with sent_by(arrival.source):
-                    self._codec.decode(payload, piece.of(x))
+            while arrivals and arrivals[0][0].done():
+                sound = self._decode(*arrivals.popleft(), x) and sound
+        while arrivals:
+            sound = self._decode(*arrivals.popleft(), x) and sound
         wait_for(sends)
         if not sound:
             raise NotFiniteError("the sum over the ranks is not finite: the buffers are too large to add")
         if self._server is not None:
             self._server.commit()
+
+    def _decode(self, arrival: Arrival, piece: Piece, x: Tensor) -> bool:
+        """Waits for a sum and writes it to ``x``; whether it was finite."""
+        payload = arrival.payload()
+        if payload is not None:
+            with sent_by(arrival.source):
+                self._codec.decode(payload, piece.of(x))
+        return payload is not None
 
     def state(self) -> dict[str, Tensor]:
         """Also ``server``: what the owner's encoding kept back, and ``place``: of which elements (start)."""

@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
 class Moments(ABC):
     """An optimiser of the parameters of ``model``, which begin with the same bits on every rank.
 
-    ``dense`` and ``compressed`` are means over the ranks (:func:`hpc_fl.collectives.allreduce.reduction`), of
+    ``dense`` and ``compressed`` are means over the ranks (:func:`hpc_fl.collectives.reduction`), of
     this optimiser alone; whoever made them closes them. In place of 1 bit any codec will do that contracts,
     with its error feedback. ``lr`` may be set between steps, alike on every rank. ``weight_decay`` is
     decoupled. Averaged buffers (BatchNorm) stay each rank's own.

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from hpc_fl.collectives.allreduce import reduction
+from hpc_fl.collectives.front_door import reduction
 from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Identity, OneBit

@@ -12,8 +12,8 @@ from laws.optimizer_laws import IDLE, MAKERS, WARMUP, Make, feed, gradient, mode
 from torch import Tensor, nn
 
 from hpc_fl.collectives.agreement import RECORD_BYTES
-from hpc_fl.collectives.allreduce import reduction
 from hpc_fl.collectives.dense import dense_bytes
+from hpc_fl.collectives.front_door import reduction
 from hpc_fl.collectives.shards import sharded_bytes
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks, solo
 from hpc_fl.compression import QSGD, Identity, OneBit, TopK

@@ -12,7 +12,7 @@ from laws.optimizer_laws import WARMUP, run, set_up
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hpc_fl.collectives.allreduce import reduction
+from hpc_fl.collectives.front_door import reduction
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks
 from hpc_fl.compression import Identity, OneBit
 from hpc_fl.compression.base import Base

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_fl.collectives.allreduce import reduction
 from hpc_fl.collectives.dense import dense_bytes
+from hpc_fl.collectives.front_door import reduction
 from hpc_fl.collectives.shards import sharded_bytes
 from hpc_fl.collectives.warmup import DenseFirst
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks, solo
