@@ -31,14 +31,20 @@ def run_in_group(command: list[str], seconds: float, env: dict[str, str]) -> tup
     return process.returncode, output
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_parallel_tests_pass(ranks: int, need: Callable[[object, str], None]) -> None:
+ALL = ("tests/parallel",)
+COLLECTIVES = tuple(f"tests/parallel/test_{name}_ranks.py" for name in ("dense", "reduction", "sparse"))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "what"), [(1, ALL), (2, ALL), (3, ALL), (4, ALL), (5, COLLECTIVES), (8, COLLECTIVES)]
+)
+def test_parallel_tests_pass(ranks: int, what: tuple[str, ...], need: Callable[[object, str], None]) -> None:
     try:
         find_mpirun()
     except ConfigError as error:
         need(False, str(error))
     pytest_args = ["-p", "no:cacheprovider", "-q", "-x", "--color=no"]
-    program = [sys.executable, "-m", "pytest", "tests/parallel", *pytest_args]
+    program = [sys.executable, "-m", "pytest", *what, *pytest_args]
     env = environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     code, output = run_in_group(mpirun_command(ranks, program), TIME_LIMIT, env)
     assert code == 0, output
