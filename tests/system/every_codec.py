@@ -23,7 +23,7 @@ CODECS: dict[str, Any] = {
     "threshold": {"codec": {"name": "threshold", "eps": 0.001}},
     "onebit": {"codec": "onebit"},
     "onebit, warm-up": {"codec": "onebit", "warmup": 1},
-    "signsgd": {"codec": {"name": "signsgd", "scale": 0.002}},
+    "signsgd": {"codec": {"name": "signsgd", "scale": 0.0005}},
     "qsgd": {"codec": "qsgd"},
     "ternary": {"codec": {"name": "ternary", "ratio": 0.05}},
     "lowrank": {"codec": "lowrank"},
