@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +20,14 @@ from typing import Final
 
 from hpc_fl.comm.cores import available_cores
 from hpc_fl.comm.guard import REPORT_FILE
-from hpc_fl.errors import ConfigError
+from hpc_fl.errors import EXIT_FAILURE, ConfigError
 
 _ULFM_SINCE: Final = 5
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE: Final = 5.0
 _ABORT_WITHIN: Final = 3.0
 _GLANCE: Final = 0.2
+_DESERTED: Final = 5.0
 
 
 def find_mpirun() -> Path:
@@ -141,9 +143,17 @@ class _Job:
         )
         for signum in self._early:
             self.on_signal(signum, None)
+        deserted = _Deserted(process.pid)
         while process.poll() is None and not report.exists():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GLANCE)
+            if deserted.too_long():
+                self._end(process)
+                process.wait()
+                sys.stderr.write(
+                    f"mpirun did not end though its ranks had, {_DESERTED:g} s ago; it was ended\n"
+                )
+                return EXIT_FAILURE
         if not report.exists():
             code = process.wait()
             return code if code >= 0 else self._crashed(-code)
@@ -157,6 +167,47 @@ class _Job:
         sys.stderr.write(text)
         sys.stderr.flush()
         return int(told)
+
+
+class _Deserted:
+    """Whether mpirun stays though all that it started has ended.
+
+    Seen, rarely and under load: where a rank died before MPI had started on another one.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._tasks = Path(f"/proc/{pid}/task")
+        self._had = False
+        self._since: float | None = None
+
+    def too_long(self) -> bool:
+        """To be asked again and again; never where the system does not tell."""
+        living = self._living()
+        self._had = self._had or living
+        if living or not self._had:
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > _DESERTED
+
+    def _living(self) -> bool:
+        """Whether a child of it runs: not one that has ended and was not asked for its exit code."""
+        try:
+            children = [
+                pid for task in self._tasks.iterdir() for pid in (task / "children").read_text().split()
+            ]
+            return any(_state(pid) not in "ZX" for pid in children)
+        except OSError:  # it has just ended, or there is no such file
+            return True
+
+
+def _state(pid: str) -> str:
+    """A process's state, as ps shows it; X where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def launch(

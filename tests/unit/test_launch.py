@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,15 @@ def test_launching_imports_only_the_standard_library() -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_an_mpirun_that_outlives_its_ranks_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "_DESERTED", 0.5)
+    os.mkfifo(tmp_path / "never")
+    stuck = f"sleep 0.5; read line < {tmp_path / 'never'}"  # the shell itself waits, without a child
+    began = time.monotonic()
+    assert launch._Job().run(["sh", "-c", stuck], tmp_path / "report") == 1
+    assert time.monotonic() - began < 30
+    assert "mpirun did not end though its ranks had" in capsys.readouterr().err
