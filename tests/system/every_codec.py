@@ -23,12 +23,14 @@ CODECS: dict[str, Any] = {
     "threshold": {"codec": {"name": "threshold", "eps": 0.001}},
     "onebit": {"codec": "onebit"},
     "onebit, warm-up": {"codec": "onebit", "warmup": 1},
-    "signsgd": {"codec": {"name": "signsgd", "scale": 0.0005}},
+    "signsgd": {"codec": "signsgd"},
     "qsgd": {"codec": "qsgd"},
     "ternary": {"codec": {"name": "ternary", "ratio": 0.05}},
     "lowrank": {"codec": "lowrank"},
     "chain": {"codec": {"name": "chain", "sparsifier": {"name": "topk", "ratio": 0.05}}},
 }
+SIGN_STEPS = {"digits": 0.005, "transformer": 0.0005}
+"""How far signSGD moves every parameter in a round."""
 QUIET = {"progress": False, "tensorboard": False, "report": False}
 DIGITS = {
     "rounds": 12,
@@ -53,8 +55,10 @@ def main() -> None:
     transport = runtime.start()
     with runtime.guard(transport):
         for task, base in (("digits", DIGITS), ("transformer", TRANSFORMER)):
-            for name, exchange in CODECS.items():
+            for name, section in CODECS.items():
                 folder = Path(sys.argv[1]) / f"{task}-{name}"
+                signs = {"codec": {"name": "signsgd", "scale": SIGN_STEPS[task]}}
+                exchange = signs if name == "signsgd" else section
                 config = make_config(
                     {"name": task, **base, "exchange": exchange, "telemetry": QUIET,
                      "checkpoint": {"every": None, "best": False}}
