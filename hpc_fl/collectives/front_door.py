@@ -73,9 +73,12 @@ def allreduce(
     ``buffer``: a torch tensor, NumPy or CuPy array. One call alone: nothing is kept back for a next one, for
     which :func:`reduction` is there. Errors are those of :class:`Compressed`.
     """
-    once = reduction(comm, codec, feedback=False, mean=mean, ledger=ledger)
+    transport = _transport(comm)
+    once = reduction(transport, codec, feedback=False, mean=mean, ledger=ledger)
     reduced = once.allreduce(buffer, weight)
     once.close()  # not after an error, when other ranks may be elsewhere
+    if transport is not comm:
+        transport.close()
     return reduced
 
 

@@ -59,6 +59,12 @@ class Summed(Compressed):
             self._made = self._make(self._transport, self._ledger)
         return self._made
 
+    def close(self) -> None:
+        self._lane.close()
+        if isinstance(self._made, AutoDense):
+            self._made.close()
+        super().close()
+
     def _reduce(self, x: Tensor, call: Call) -> tuple[int, ...]:
         rank = self._transport.rank
         left_out = self._verdict(call.weights[rank] == 0 or all_finite(as_array(x)))

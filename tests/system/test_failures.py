@@ -127,7 +127,14 @@ def test_one_rank_fails_before_mpi_has_started(tmp_path: Path) -> None:
         "from hpc_fl.comm.runtime import start\nstart().barrier()\n"
     )
     process = Job._popen(LAUNCHER.format(ranks=2, program=[sys.executable, str(script)], ulfm=False))
-    output, _ = process.communicate(timeout=TIME_LIMIT)
+    try:
+        output, _ = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # twice: the launcher then kills its job
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=TIME_LIMIT)
+        pytest.fail(f"still running after {TIME_LIMIT} s\n{output}")
     # About one time in a thousand mpirun crashes as it ends such a job (Open MPI 5.0.11).
     assert process.returncode == 1 or "mpirun itself was ended by signal 11" in output, output
     assert process.returncode != 0

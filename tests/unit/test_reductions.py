@@ -14,9 +14,10 @@ from laws.reduction_laws import CASES, Case, buffer
 from hpc_fl import collectives
 from hpc_fl.collectives import Sharded, Vote, sharded_bytes
 from hpc_fl.collectives.shards import Shards
-from hpc_fl.comm.inprocess import run_ranks, solo
+from hpc_fl.comm.inprocess import InProcessTransport, run_ranks, solo
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import OneBit, SignSGD, TopK
+from hpc_fl.compression import BF16, OneBit, RandomK, SignSGD, TopK
+from hpc_fl.compression.base import Base
 from hpc_fl.errors import CodecError, TransportTimeout, WireError
 from hpc_fl.telemetry import Ledger
 
@@ -84,6 +85,27 @@ def test_the_front_door_takes_any_buffer() -> None:
         assert ledger.take()["allreduce"] == sharded_bytes(OneBit(), 1000, 3, transport.rank)
 
     run_ranks(3, mean)
+
+
+@pytest.mark.parametrize("codec", [None, BF16(), OneBit(), TopK(ratio=0.1), RandomK(ratio=0.1)])
+def test_one_call_leaves_no_transport_behind(codec: Base | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, close = InProcessTransport.split, InProcessTransport.close
+    opened: list[object] = []
+
+    def counted(self: InProcessTransport, color: int, key: int = 0) -> InProcessTransport:
+        opened.append(made := split(self, color, key))
+        return made
+
+    def closed(self: InProcessTransport) -> None:
+        opened[:] = [one for one in opened if one is not self]
+        close(self)
+
+    monkeypatch.setattr(InProcessTransport, "split", counted)
+    monkeypatch.setattr(InProcessTransport, "close", closed)
+    run_ranks(2, lambda transport: collectives.allreduce(torch.ones(1000), transport, codec))
+    assert not opened
+    run_ranks(2, lambda transport: collectives.reduction(transport, codec).allreduce(torch.ones(1000)))
+    assert opened  # what it looks for can be found
 
 
 def test_pairings_that_cannot_work_are_refused() -> None:
