@@ -81,7 +81,7 @@ class LowRankMean(Summed):
         enters = takes_part and rank not in left_out
         share = call.shares(left_out)[rank] if enters else 0.0
         lefts.enter(share)
-        self._dense.allreduce(lefts.flat)
+        self._add(lefts.flat)
         rights = _Bucket(_right(self._shape), self._shape, x)
         for block, left, right in zip(self._shape.blocks, lefts.parts, rights.parts, strict=True):
             if block.columns:
@@ -91,7 +91,7 @@ class LowRankMean(Summed):
             self._memory.commit()
             self._sent = lefts.parts, [right.clone() for right in rights.parts]
         rights.enter(share)
-        self._dense.allreduce(rights.flat)
+        self._add(rights.flat)
         for block, start, left, right in zip(
             self._shape.blocks, starts, lefts.parts, rights.parts, strict=True
         ):

@@ -11,6 +11,7 @@ from torch import Tensor
 from hpc_fl.collectives.auto import AutoDense
 from hpc_fl.collectives.collective import Collective
 from hpc_fl.collectives.compressed import Call, Compressed
+from hpc_fl.collectives.dense import DenseAllreduce
 from hpc_fl.collectives.halves import Halves
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import BF16, FP16, Identity, Payload, RandomK
@@ -73,8 +74,17 @@ class Summed(Compressed):
             x.mul_(share)
         else:
             x.zero_()  # not a product: the buffer may hold a NaN
-        self._dense.allreduce(x)
+        self._add(x)
         return left_out
+
+    def _add(self, x: Tensor) -> None:
+        """The sum over the ranks, by way of the host where the algorithm works on host memory only."""
+        if x.is_cpu or isinstance(self._dense, AutoDense | DenseAllreduce):
+            self._dense.allreduce(x)
+            return
+        host = x.cpu()
+        self._dense.allreduce(host)
+        x.copy_(host)
 
 
 class Linear(Summed):
@@ -98,6 +108,6 @@ class Linear(Summed):
         left_out = self._verdict(sound, commit=takes_part)
         (values,) = payload.parts
         values = as_tensor(values).mul_(call.shares(left_out)[rank])
-        self._dense.allreduce(values)
+        self._add(values)
         codec.decode(Payload(payload.codec, payload.n, (as_array(values),), payload.meta), x)
         return left_out
