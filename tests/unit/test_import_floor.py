@@ -23,6 +23,7 @@ FLOORS: Final[dict[str, int]] = {
     "data": 1,
     "models": 1,
     "parallel": 1,
+    "topology": 1,
     "compression": 2,
     "training": 2,
     "collectives": 3,
