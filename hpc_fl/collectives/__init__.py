@@ -7,10 +7,13 @@ from hpc_fl.collectives.compressed import Compressed
 from hpc_fl.collectives.dense import DenseAllreduce, dense_bytes
 from hpc_fl.collectives.doubling import Doubling, doubling_bytes
 from hpc_fl.collectives.front_door import allreduce, reduction
+from hpc_fl.collectives.gossip_dense import DenseMixer
 from hpc_fl.collectives.halves import Halves
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes
+from hpc_fl.collectives.mixer import Mixer, MixingHandle, NodeStates, Placement
 from hpc_fl.collectives.ring import Ring, ring_bytes
+from hpc_fl.collectives.routes import gossip_bytes
 from hpc_fl.collectives.sharded import Sharded
 from hpc_fl.collectives.shards import sharded_bytes
 from hpc_fl.collectives.sparse import Sparse
@@ -26,6 +29,7 @@ __all__ = [
     "Compressed",
     "DenseAllreduce",
     "DenseFirst",
+    "DenseMixer",
     "Doubling",
     "Gathering",
     "Halves",
@@ -33,6 +37,10 @@ __all__ = [
     "Linear",
     "Link",
     "LowRankMean",
+    "Mixer",
+    "MixingHandle",
+    "NodeStates",
+    "Placement",
     "Reduced",
     "ReducedHandle",
     "Reduction",
@@ -46,6 +54,7 @@ __all__ = [
     "allreduce",
     "dense_bytes",
     "doubling_bytes",
+    "gossip_bytes",
     "lowrank_bytes",
     "reduction",
     "ring_bytes",

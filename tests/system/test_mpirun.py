@@ -32,7 +32,9 @@ def run_in_group(command: list[str], seconds: float, env: dict[str, str]) -> tup
 
 
 ALL = ("tests/parallel",)
-COLLECTIVES = tuple(f"tests/parallel/test_{name}_ranks.py" for name in ("dense", "reduction", "sparse"))
+COLLECTIVES = tuple(
+    f"tests/parallel/test_{name}_ranks.py" for name in ("dense", "mixer", "reduction", "sparse")
+)
 
 
 @pytest.mark.parametrize(
