@@ -14,11 +14,11 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-KINDS: Final = ("allreduce", "allgather", "headers", "measuring", "control")
-"""Kinds of bytes: sums, encoded or not; payloads to all; what is around payloads; the search for the fastest
-way; the scores and these records.
+KINDS: Final = ("allreduce", "allgather", "gossip", "headers", "measuring", "control")
+"""Kinds of bytes: sums, encoded or not; payloads to all; payloads to neighbours; what is around payloads; the
+search for the fastest way, and the mean of the parties' own models; the scores and these records.
 """
-_EXCHANGED: Final = 3
+_EXCHANGED: Final = 4
 """The first so many are what the exchange sends."""
 
 
@@ -97,8 +97,8 @@ class RoundRecords:
         }
 
     def savings(self) -> dict[str, str]:
-        """What compression saved in the rounds of this session, for the table at the end; on rank 0. Nothing
-        where nothing was compressed.
+        """What compression and gossip saved in the rounds of this session, for the table at the end; on rank
+        0. Nothing where parties exchange by a dense allreduce.
         """
         found = {}
         if self._updates != self._plain:

@@ -4,7 +4,7 @@
 
     runs/digits-20261120-093000/
         config.yaml  versions.json  metrics.jsonl  events.jsonl  report.html  curves.png  trace.json
-        checkpoints/round-00000010/...   tensorboard/
+        topology.json  checkpoints/round-00000010/...   tensorboard/
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON record a round."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def topology(self) -> Path:
+        """The graph of a run with gossip, for the report."""
+        return self.path / "topology.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -19,6 +19,8 @@ def outcome_rows(finished: RunFinished, started: RunStarted | None, totals: Tota
         ("accuracy", _with_best(totals.accuracy, totals.best_accuracy)),
         ("loss", _with_best(totals.loss, totals.best_loss)),
         ("train loss", _with_best(totals.train_loss, None)),
+        ("accuracy of own models", _with_best(totals.model_accuracy, None)),
+        ("consensus distance", _with_best(totals.consensus_distance, None, ".3g")),
         *_traffic_rows(totals),
         *_time_rows(totals),
         ("left out", f"{totals.left_out:,} updates" if totals.left_out else "none"),
@@ -72,13 +74,13 @@ def _time_rows(totals: Totals) -> list[tuple[str, str]]:
     return rows
 
 
-def _with_best(reading: Reading | None, best: Reading | None) -> str:
+def _with_best(reading: Reading | None, best: Reading | None, digits: str = ".4f") -> str:
     if reading is None:
         return ""
-    text = f"{reading.value:.4f} (round {reading.round})"
+    text = f"{reading.value:{digits}} (round {reading.round})"
     if best is None or best == reading:
         return text
-    return f"{text}, best {best.value:.4f} (round {best.round})"
+    return f"{text}, best {best.value:{digits}} (round {best.round})"
 
 
 def _text(value: object) -> str:

@@ -95,8 +95,10 @@ class ProgressSink:
         left = event.rounds - event.round
         texts = [
             _quality("accuracy", totals.accuracy, event.round),
+            _quality("own models", totals.model_accuracy, event.round),
             _quality("loss", totals.loss, event.round),
             "" if totals.loss else _quality("train loss", totals.train_loss, event.round),
+            _quality("distance", totals.consensus_distance, event.round, ".3g"),
             f"sent {format_bytes(totals.bytes_total)}",
             f"{format_seconds(seconds)}/round",
             f"ETA {format_clock(seconds * left)}" if left > 0 else "",
@@ -132,12 +134,12 @@ class ProgressSink:
         self._view.table(outcome_table(event, self._started, self._totals))
 
 
-def _quality(name: str, reading: Reading | None, current_round: int) -> str:
+def _quality(name: str, reading: Reading | None, current_round: int, digits: str = ".4f") -> str:
     """A value, with the round of its evaluation where that is an earlier one; empty where there is none."""
     if reading is None:
         return ""
     stale = "" if reading.round == current_round else f" @{reading.round}"
-    return f"{name} {reading.value:.4f}{stale}"
+    return f"{name} {reading.value:{digits}}{stale}"
 
 
 def _count(number: int, singular: str, plural: str | None = None) -> str:

@@ -34,6 +34,9 @@ class Totals:
     loss: Reading | None = None
     best_loss: Reading | None = None
     train_loss: Reading | None = None
+    consensus_distance: Reading | None = None
+    model_accuracy: Reading | None = None
+    """The mean over parties of their own models' accuracy on the held-out samples."""
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one record; keys that it does not have count as nothing."""
@@ -48,6 +51,9 @@ class Totals:
         self._add_evaluation(record)
 
     def _add_evaluation(self, record: Mapping[str, Any]) -> None:
+        models = {"round": record["round"], **(record.get("model_accuracy") or {})}
+        self.consensus_distance = _reading(record, "consensus_distance") or self.consensus_distance
+        self.model_accuracy = _reading(models, "mean") or self.model_accuracy
         accuracy, loss = _reading(record, "accuracy"), _reading(record, "loss")
         if accuracy is not None:
             self.accuracy = accuracy
