@@ -53,3 +53,7 @@ class NotFiniteError(CodecError):
 
 class WireError(HpcFlError):
     """A payload is malformed, truncated, altered or of another codec; nothing was written to the output."""
+
+
+class TopologyError(HpcFlError):
+    """A graph or its weights cannot serve for gossip: names the nodes, and says what to change."""
