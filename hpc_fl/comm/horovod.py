@@ -23,6 +23,7 @@ from hpc_fl.comm.mpi import MAX_ELEMENTS
 from hpc_fl.comm.mpi_messages import Messages, TooLarge
 from hpc_fl.comm.mpi_requests import Several
 from hpc_fl.comm.transport import Buffer, ReduceOp, Request, Transport
+from hpc_fl.comm.window import Window
 from hpc_fl.errors import TransportError
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class HorovodTransport:
     """The ranks of an MPI communicator under Horovod; see Transport for the methods.
 
     Reductions of 32- and 64-bit floats and signed integers, allgather(v), broadcast and alltoall(v) are
-    Horovod's. Messages between two ranks, gather, barrier, reductions of the other integers and elements of
-    16 bytes go over `mpi`, a transport over the same communicator: Horovod has no operation for them.
+    Horovod's. Messages between two ranks, gather, barrier, windows, reductions of the other integers and
+    elements of 16 bytes go over `mpi`, a transport over the same communicator: Horovod has no operation for
+    them.
     What allgather and alltoall receive is copied once, as Horovod makes its own output.
 
     A group that `split` makes of all ranks is a process set, one for each set of ranks, kept until the root
@@ -238,6 +240,9 @@ class HorovodTransport:
 
     def dup(self) -> "HorovodTransport":
         return self._child(self._mpi.dup(), self._members)
+
+    def window(self, elements: int) -> Window:
+        return self._mpi.window(elements)
 
     def abort(self, code: int) -> NoReturn:
         self._mpi.abort(code)

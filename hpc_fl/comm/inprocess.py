@@ -24,6 +24,7 @@ from hpc_fl.comm.buffers import (
     host_array,
 )
 from hpc_fl.comm.hub import Done, Hub, Pending
+from hpc_fl.comm.inprocess_window import InProcessWindow, Shelf
 from hpc_fl.comm.transport import Buffer, ReduceOp, Request
 from hpc_fl.errors import TransportError, TransportTimeout
 
@@ -182,6 +183,11 @@ class InProcessTransport:
 
     def dup(self) -> "InProcessTransport":
         return self.split(0)
+
+    def window(self, elements: int) -> InProcessWindow:
+        shelves: list[Shelf] = []
+        self._meet("window", Shelf.of(elements), shelves.extend).wait()
+        return InProcessWindow(self.rank, shelves, self._hub.timeout, self.barrier)
 
     def abort(self, code: int) -> NoReturn:
         self._hub.fail(f"rank {self.rank} aborted with exit code {code}")

@@ -22,6 +22,7 @@ from hpc_fl.comm.buffers import (
 )
 from hpc_fl.comm.mpi_messages import Message, Messages, TooLarge
 from hpc_fl.comm.mpi_requests import MpiRequest, Several, failure
+from hpc_fl.comm.mpi_window import MpiWindow
 from hpc_fl.comm.transport import Buffer, ReduceOp, Request
 from hpc_fl.errors import TransportError
 
@@ -211,6 +212,9 @@ class MpiTransport:
             return self._child(self.comm.Dup())
         except MPI.Exception as error:
             raise failure(self.comm, "dup", error) from None
+
+    def window(self, elements: int) -> MpiWindow:
+        return MpiWindow(self.comm, elements, self.timeout)
 
     def abort(self, code: int) -> NoReturn:
         sys.stdout.flush()

@@ -63,6 +63,8 @@ def launched() -> Launch | None:
 _INSTALL: Final = {"horovod": "bash scripts/install_horovod.sh"}
 """What installs the package that a transport is named after, for those that need one."""
 
+_INFINIBAND: Final = Path("/sys/class/infiniband")
+
 
 def check_installed(transport: str) -> None:
     """Raise ConfigError where `transport` needs a package that is not installed; imports nothing."""
@@ -87,6 +89,9 @@ def start(
         from hpc_fl.comm.inprocess import solo
 
         return solo()
+    if not _INFINIBAND.exists():
+        # Open MPI 5.0.11 else prints an error on every rank when the first window is made.
+        os.environ.setdefault("OMPI_MCA_osc", "^ucx")
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD if comm is None else comm

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from hpc_fl.comm.buffers import unusable
 from hpc_fl.comm.transport import Buffer, ReduceOp, Request, Transport
+from hpc_fl.comm.window import Window
 
 
 def mpi_takes_device_memory() -> bool:
@@ -150,6 +151,9 @@ class StagedTransport:
 
     def dup(self) -> "StagedTransport":
         return StagedTransport(self._inner.dup(), is_device=self._is_device, pin=self._pin)
+
+    def window(self, elements: int) -> Window:
+        return self._inner.window(elements)
 
     def abort(self, code: int) -> NoReturn:
         self._inner.abort(code)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeAlias, U
 
 import numpy.typing as npt
 
+from hpc_fl.comm.window import Window
+
 if TYPE_CHECKING:
     import torch
 
@@ -120,6 +122,13 @@ class Transport(Protocol):
 
     def dup(self) -> "Transport":
         """A new group of the same ranks whose messages never meet this one's (collective)."""
+        ...
+
+    def window(self, elements: int) -> Window:
+        """Memory of `elements` float32 zeros on this rank, for all ranks to write into (collective).
+
+        Ranks may ask for different numbers. Raises TransportError where `concurrent` is False.
+        """
         ...
 
     def abort(self, code: int) -> NoReturn:
