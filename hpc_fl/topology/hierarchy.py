@@ -28,7 +28,7 @@ def hierarchical(groups: Iterable[Sequence[int]], between: Callable[[int], Topol
         wrong = sorted(set(nodes) ^ set(range(len(nodes))))
         raise TopologyError(
             f"hierarchical: groups of {len(nodes)} nodes, {sum(not group for group in parts)} groups empty, "
-            f"missing or too large are nodes {named(wrong) or 'none'}; each of 0, 1, ... in one group expected"
+            f"missing or too large: {named(wrong) or 'none'}; each of 0, 1, ... in one group expected"
         )
     outer = between(len(parts))
 

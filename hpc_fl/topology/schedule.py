@@ -8,6 +8,7 @@ from math import ceil, log
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_fl.errors import TopologyError
 from hpc_fl.topology.absence import joined
@@ -186,7 +187,7 @@ class Schedule:
     def _window(self) -> list[MixingMatrix]:
         return [self.matrix(t) for t in range(self._topology.window)]
 
-    def _dense(self) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    def _dense(self) -> list[NDArray[np.float64]]:
         return [matrix.dense() for matrix in self._window()]
 
     def _known(self, present: Iterable[int] | None) -> frozenset[int]:
@@ -264,7 +265,7 @@ class Schedule:
             return False
 
 
-def _shares(target: Sequence[float] | None, topology: Topology) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _shares(target: Sequence[float] | None, topology: Topology) -> NDArray[np.float64]:
     """Each node's share in the mean that is to be preserved, (S,)."""
     shares = np.ones(topology.size) if target is None else np.array(target, np.float64)
     wrong = np.flatnonzero(~(np.isfinite(shares) & (shares > 0)))
@@ -275,5 +276,5 @@ def _shares(target: Sequence[float] | None, topology: Topology) -> np.ndarray[An
         )
     if target is not None and topology.groups:
         raise TopologyError(f"{topology.name}: no target with groups; their nodes count alike")
-    result: np.ndarray[Any, np.dtype[np.float64]] = shares / shares.sum()
+    result: NDArray[np.float64] = shares / shares.sum()
     return result

@@ -35,7 +35,8 @@ def deviation(matrix: Array, target: Array) -> float:
     """
     root = np.sqrt(target)
     scaled = matrix * root[:, None] / root[None, :] - np.outer(root, root)
-    return _rounded(float(np.linalg.norm(scaled, 2)))
+    # Its square is the largest eigenvalue of a symmetric matrix: several times faster than all singular values.
+    return _rounded(float(np.sqrt(max(np.linalg.eigvalsh(scaled.T @ scaled)[-1], 0.0))))
 
 
 def second_eigenvalue(matrix: Array) -> float:
