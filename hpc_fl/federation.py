@@ -1,35 +1,28 @@
-"""The round loop.
+"""The round loop: a round, its evaluation, its record, its checkpoint.
 
-A round: the parties of the cohort train from the current parameters; their updates are exchanged; every rank
-applies the mean. What the parties do is the executor's, what travels and what is done with it is the
-strategy's, how it travels is the exchange's.
+What happens in a round is :mod:`hpc_fl.rounds`: parties agree on one model by an allreduce
+(:class:`AgreedRounds`), or keep their own and mix them with their neighbours' (:class:`GossipRounds`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.comm.runtime import StopSignals
 from hpc_fl.comm.transport import Transport
-from hpc_fl.exchange import Exchange, Mixed
+from hpc_fl.exchange import Mixed
 from hpc_fl.flat import FlatModel
 from hpc_fl.metrics import RoundRecords
 from hpc_fl.resilience import CheckpointStore, Snapshot
-from hpc_fl.strategies.strategy import PartyStates, State, Strategy
+from hpc_fl.rounds import Rounds, RoundState
 from hpc_fl.telemetry.events import CheckpointWritten, PartyLeftOut, RoundFinished
 from hpc_fl.telemetry.recorder import Recorder
 from hpc_fl.telemetry.spans import Spans
-from hpc_fl.training.cohort import Cohort
-from hpc_fl.training.evaluate import Evaluator, Scores
-from hpc_fl.training.executor import Executor, Trained
-from hpc_fl.training.parties import LocalBuffers
+from hpc_fl.training.evaluate import Scores
 
 
 @dataclass(frozen=True)
@@ -53,12 +46,7 @@ class Outcome:
 
 
 class Federation:
-    """One model trained by all parties. Made on every rank from equal parts; every rank must call
-    :meth:`run`.
-
-    ``hosted``: ids of the parties whose data this rank holds; ``samples``: how many each of all parties has.
-    ``params`` (n,) holds the agreed values, the same bits on every rank.
-    """
+    """A training by all parties. Made on every rank from equal parts; every rank must call :meth:`run`."""
 
     def __init__(
         self,
@@ -66,31 +54,25 @@ class Federation:
         plan: Plan,
         transport: Transport,
         model: FlatModel,
-        hosted: tuple[int, ...],
-        samples: NDArray[np.int64],
-        cohort: Cohort,
-        executor: Executor,
-        strategy: Strategy,
-        exchange: Exchange,
-        evaluator: Evaluator,
-        buffers: LocalBuffers,
+        rounds: Rounds,
         checkpoints: CheckpointStore | None,
         recorder: Recorder,
         records: RoundRecords,
         spans: Spans,
     ) -> None:
-        self.plan, self.transport, self.model = plan, transport, model
-        self._hosted, self._samples = frozenset(hosted), samples
-        self._cohort, self._executor = cohort, executor
-        self._strategy, self._exchange, self._evaluator = strategy, exchange, evaluator
-        self._buffers, self._checkpoints = buffers, checkpoints
-        self._recorder, self._records, self._spans = recorder, records, spans
-        self.params = model.values.clone()
-        self.state: State = strategy.init(model.trainable, model.device)
-        self.parties: PartyStates = {}
+        self.plan, self.transport, self.model, self.rounds = plan, transport, model, rounds
+        self._checkpoints, self._recorder = checkpoints, recorder
+        self._records, self._spans = records, spans
         self.round = 0
         self._best: float | None = None
         self._elapsed = 0.0
+
+    @property
+    def params(self) -> Tensor:
+        """The agreed values (n,), the same bits on every rank; under gossip those of the consensus model when
+        it was evaluated last.
+        """
+        return self.rounds.params
 
     def run(self, signals: StopSignals) -> Outcome:
         """Runs the rounds that are left, or until a signal asks to stop; a checkpoint ends it."""
@@ -119,40 +101,15 @@ class Federation:
 
         ``stop``: this rank asks all to stop; the answer is in the result, the same on every rank.
         """
-        cohort = self._cohort(self.round)
-        self._exchange.open(self.round, float(self._strategy.weights(self._samples[list(cohort)]).sum()))
-        for trained in self._train(cohort):
-            with self._spans("encode"):
-                travelling = self._strategy.report(trained, self.state, self.parties)
-                weights = self._strategy.weights(trained.samples)
-                self._exchange.add(trained.party_ids, travelling, weights, trained.loss)
-            del trained, travelling  # its memory is free before the next parties train
-        with self._spans("communicate"):
-            self._exchange.travel(stop=stop)
-        with self._spans("decode"):
-            mixed = self._exchange.result()
-            self._strategy.apply(self.params, mixed.buffers, self.state, self.model.trainable)
+        done = self.rounds.step(self.round, stop=stop)
         self.round += 1
-        return cohort, mixed
-
-    def _train(self, cohort: tuple[int, ...]) -> Iterator[Trained]:
-        correction = self._strategy.correction(self.state, self.parties)
-        mine = [party for party in cohort if party in self._hosted]
-        working = iter(self._executor.train(mine, self.params, self.round, correction))
-        while True:
-            with self._spans("train"):
-                trained = next(working, None)
-            if trained is None:
-                return
-            yield trained
-            del trained
+        return done
 
     def _evaluate(self, last: bool) -> Scores | None:
         if not last and self.round % self.plan.evaluate_every:
             return None
         with self._spans("evaluate"):
-            self.model.load(self.params)
-            return self._evaluator()
+            return self.rounds.evaluate()
 
     def report(self, cohort: tuple[int, ...], mixed: Mixed, scores: Scores | None) -> None:
         """Gathers what the ranks measured in the round, and tells the sinks. Every rank must call it."""
@@ -180,38 +137,12 @@ class Federation:
 
     def snapshot(self) -> Snapshot:
         """Everything that the next round depends on, besides the configuration."""
-        server: dict[str, Tensor] = {
-            "params": self.params,
-            **{f"server.{k}": v for k, v in self.state.items()},
-        }
-        kept = {
-            "buffer": self._buffers.state(),
-            "strategy": self.parties,
-            "exchange": self._exchange.state(),
-        }
-        parties = {
-            party: {f"{part}.{k}": v for part, of in kept.items() for k, v in of.get(party, {}).items()}
-            for party in sorted(self._hosted)
-        }
+        state = self.rounds.state()
         meta: dict[str, Any] = {"best": self._best, "elapsed": self._records.elapsed}
-        return Snapshot(self.round, server, parties, meta)
+        return Snapshot(self.round, dict(state.shared), state.parties, meta)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from ``snapshot``, which holds the state of the parties hosted here."""
         self.round = snapshot.round
         self._best, self._elapsed = snapshot.meta["best"], snapshot.meta["elapsed"]
-        self.params.copy_(snapshot.tensors["params"])
-        for name, tensor in self.state.items():
-            tensor.copy_(snapshot.tensors[f"server.{name}"])
-        self._buffers.restore(_part(snapshot, "buffer."))
-        self.parties.update(_part(snapshot, "strategy."))
-        self._exchange.restore(_part(snapshot, "exchange."))
-
-
-def _part(snapshot: Snapshot, prefix: str) -> PartyStates:
-    """The party state whose names start with ``prefix``, without it; parties that have none are absent."""
-    found = {
-        party: {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        for party, state in snapshot.parties.items()
-    }
-    return {party: state for party, state in found.items() if state}
+        self.rounds.restore(RoundState(snapshot.tensors, snapshot.parties))

@@ -21,6 +21,7 @@ from hpc_fl.comm.control import broadcast_bytes
 from hpc_fl.comm.runtime import StopSignals
 from hpc_fl.comm.transport import Transport
 from hpc_fl.config import Config, load_config, make_config
+from hpc_fl.config.strategies import DECENTRALISED
 from hpc_fl.data import Dataset
 from hpc_fl.errors import ConfigError
 from hpc_fl.federation import Federation, Outcome, Plan
@@ -35,7 +36,7 @@ from hpc_fl.telemetry.recorder import Recorder, Sink
 from hpc_fl.telemetry.spans import Spans
 from hpc_fl.telemetry.tensorboard import TensorBoardSink
 from hpc_fl.telemetry.trace import Trace
-from hpc_fl.training.evaluate import Evaluator
+from hpc_fl.topology import Schedule
 from hpc_fl.training.parties import LocalBuffers
 
 if TYPE_CHECKING:
@@ -122,16 +123,13 @@ class Session:
         self._model = build.make_model(config, self.parties.dataset, transport, device, model)
         config, self._why_codec = build.settle_codec(config, self._model, transport)
         self._config = config
-        self._strategy, self._loss = (
-            build.make_strategy(config),
-            build.make_loss(config, self.parties.dataset),
-        )
         self._buffers = LocalBuffers(self._model)
         self.cohort = build.make_cohort(config, self.parties.partition)
-        work = build.make_work(config, self._loss, self._strategy)
+        self._work = build.make_work(config, build.make_loss(config, self.parties.dataset))
         self._executor, self.executor_choice = build.make_executor(
-            config, self._model, self.parties.store, work, self._buffers, transport, self.cohort
+            config, self._model, self.parties.store, self._work, self._buffers, transport, self.cohort
         )
+        self.schedule = self._agreed_schedule()
         self._checkpoints = CheckpointStore(
             self._folder.checkpoints, config.checkpoint.keep, warn=self._notes.append
         )
@@ -145,36 +143,35 @@ class Session:
             self.federation.restore(snapshot)
 
     def _assemble(self) -> Federation:
-        config, transport, parties = self._config, self._transport, self.parties
-        evaluator = Evaluator(
-            self._model,
-            self._loss,
-            parties.dataset.test,
-            parties.store,
-            self._buffers,
-            transport,
-            self.ledger,
-            spread=config.evaluate.parties,
+        config = self._config
+        site = build.Site(
+            model=self._model,
+            parties=self.parties,
+            work=self._work,
+            cohort=self.cohort,
+            executor=self._executor,
+            buffers=self._buffers,
+            transport=self._transport,
+            ledger=self.ledger,
+            spans=self._spans,
         )
         return Federation(
             plan=Plan(config.rounds, config.evaluate.every, config.checkpoint.every, config.checkpoint.best),
-            transport=transport,
+            transport=self._transport,
             model=self._model,
-            hosted=parties.store.party_ids,
-            samples=parties.partition.sizes,
-            cohort=self.cohort,
-            executor=self._executor,
-            strategy=self._strategy,
-            exchange=build.make_exchange(
-                config, self._model, self._strategy, transport, self.ledger, parties.store.party_ids
-            ),
-            evaluator=evaluator,
-            buffers=self._buffers,
+            rounds=build.make_rounds(config, site, self.schedule),
             checkpoints=self._checkpoints,
             recorder=self._recorder,
             records=self._records,
             spans=self._spans,
         )
+
+    def _agreed_schedule(self) -> Schedule | None:
+        """Who mixes with whom; None where all parties agree on one model."""
+        if self._config.exchange.topology is None:
+            return None
+        hosts = build.parties_by_host(self._transport, self.parties.placement)
+        return build.make_schedule(self._config, build.make_decentralised(self._config), hosts)
 
     def _sinks(self, after_round: int | None) -> list[Sink]:
         config, folder, wanted = self._config, self._folder, self._config.telemetry
@@ -185,6 +182,10 @@ class Session:
             "threads": torch.get_num_threads(),
         }
         folder.create(config.model_copy(update={"training": training}), facts)
+        if self.schedule is not None:
+            hosts = {party: rank for rank, ids in enumerate(self.parties.placement) for party in ids}
+            ranks = [hosts[party] for party in range(config.parties)]
+            folder.topology.write_text(json.dumps({**self.schedule.describe(), "ranks": ranks}))
         sinks: list[Sink] = [JsonlSink(folder.metrics, after_round)]
         if _wanted(wanted.tensorboard, "tensorboard"):
             sinks.append(TensorBoardSink(folder.tensorboard))
@@ -221,6 +222,11 @@ class Session:
                 f"one rank: nothing travels, so {config.exchange.codec.name} encodes nothing; "
                 "exchange.collective=allgather encodes each party's update"
             )
+        if self.schedule is not None and config.strategy.name not in DECENTRALISED:
+            self._notes.append(
+                f"{config.strategy.name} without a server is D-PSGD: every party counts alike, whatever its "
+                "samples"
+            )
         idle = sum(not ids for ids in self.parties.placement)
         if idle:
             self._notes.append(
@@ -231,6 +237,7 @@ class Session:
                 f"all {config.rounds} rounds are done already: ask for more with rounds={config.rounds * 2}"
             )
         facts = {
+            **({} if self.schedule is None else {"topology": _described(self.schedule)}),
             "data": f"{self.parties.dataset.name}, {sizes.min()} to {sizes.max()} samples a party",
             "partition": config.partition.name,
             "model": config.model.name,
@@ -260,6 +267,14 @@ class Session:
         if self._transport.rank == 0:
             ranks = [self._folder.trace(rank) for rank in range(self._transport.size)]
             Trace.merge(ranks, self._folder.trace())
+
+
+def _described(schedule: Schedule) -> str:
+    rounds = schedule.rounds_to_consensus()
+    promise = (
+        "no promise of consensus" if rounds is None else f"a thousandth of the distance in {rounds} rounds"
+    )
+    return f"{schedule.name}, spectral gap {schedule.spectral_gap():.3g}: {promise}"
 
 
 def _peak_megabytes(transport: Transport) -> float:

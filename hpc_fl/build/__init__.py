@@ -8,6 +8,15 @@ from hpc_fl.build.exchange import (
     make_exchange,
     settle_codec,
 )
+from hpc_fl.build.gossip import (
+    GOSSIP,
+    MIXERS,
+    TOPOLOGIES,
+    make_decentralised,
+    make_gossip,
+    make_schedule,
+    parties_by_host,
+)
 from hpc_fl.build.parts import (
     COHORTS,
     DATASETS,
@@ -26,28 +35,38 @@ from hpc_fl.build.parts import (
     make_work,
     pick_device,
 )
+from hpc_fl.build.rounds import Site, make_rounds
 
 __all__ = [
     "CODECS",
     "COHORTS",
     "DATASETS",
     "EXCHANGES",
+    "GOSSIP",
+    "MIXERS",
     "MODELS",
     "PARTITIONS",
     "REDUCTIONS",
     "STRATEGIES",
+    "TOPOLOGIES",
     "Parties",
+    "Site",
     "make_codec",
     "make_cohort",
     "make_dataset",
+    "make_decentralised",
     "make_exchange",
     "make_executor",
+    "make_gossip",
     "make_loss",
     "make_model",
     "make_parties",
     "make_partition",
+    "make_rounds",
+    "make_schedule",
     "make_strategy",
     "make_work",
+    "parties_by_host",
     "pick_device",
     "settle_codec",
 ]

@@ -157,14 +157,14 @@ def _dense(config: Config, world: _World) -> Exchange:
 
 
 def _payloads(config: Config, world: _World) -> Exchange:
-    codec, model = _fitting(config, world.model), world.model
+    codec, model = fitting_codec(config, world.model), world.model
     encoders = {name: make_encoder(config.exchange, codec) for name in world.names}
     collective = Allgather(world.transport, world.ledger)
     return PayloadExchange(world.transport, codec, encoders, collective, n=model.n, device=model.device)
 
 
 def _reduced(config: Config, world: _World) -> Exchange:
-    codec, model = _fitting(config, world.model), world.model
+    codec, model = fitting_codec(config, world.model), world.model
     reductions = {name: _reduction(config, codec, world) for name in world.names}
     return ReducedExchange(
         world.transport, reductions, world.ledger, n=model.n, hosted=world.hosted, device=model.device
@@ -191,7 +191,7 @@ def _reduction(config: Config, codec: Codec, world: _World) -> Reduction:
     return DenseFirst(plain, compressed, section.warmup)
 
 
-def _fitting(config: Config, model: FlatModel) -> Codec:
+def fitting_codec(config: Config, model: FlatModel) -> Codec:
     """The configured codec, which can encode the model's buffer. Raises :class:`ConfigError`."""
     codec = make_codec(config.exchange.codec, model, config.seed)
     try:

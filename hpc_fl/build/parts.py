@@ -170,7 +170,7 @@ def make_loss(config: Config, dataset: data.Dataset) -> Loss:
     return LOSSES["mse" if dataset.classes is None or name == "mse" else "cross_entropy"]
 
 
-def make_work(config: Config, loss: Loss, strategy: strategies.Strategy) -> LocalWork:
+def make_work(config: Config, loss: Loss) -> LocalWork:
     """What a party does in a round."""
     section = config.training
     schedule = section.schedule
@@ -180,8 +180,10 @@ def make_work(config: Config, loss: Loss, strategy: strategies.Strategy) -> Loca
         None if schedule is None else schedule.name,
         {} if schedule is None else schedule.options(),
     )
+    # Over a topology there is no server that could step.
+    gradient_only = config.exchange.topology is None and make_strategy(config).gradient_only
     steps = LocalSteps(section.batch_size, section.epochs, section.steps)
-    return LocalWork(steps, optimizer, loss, config.seed, section.clip_norm, strategy.gradient_only)
+    return LocalWork(steps, optimizer, loss, config.seed, section.clip_norm, gradient_only)
 
 
 def make_executor(

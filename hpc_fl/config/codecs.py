@@ -28,6 +28,11 @@ class _Codec(Named):
         return (*(self.reduced_by if self.uniform else ()), "allgather")
 
     @property
+    def mixed_by(self) -> tuple[str, ...]:
+        """The methods of gossip that can carry its payloads, the usual one first."""
+        return ("choco", "squeeze") if self.keeps else ("direct", "choco", "squeeze")
+
+    @property
     def uniform(self) -> bool:
         """Whether it does with any part of a buffer what it does with the whole."""
         return True
@@ -53,6 +58,10 @@ class Identity(_Codec):
 
     name: Literal["identity"] = "identity"
 
+    @property
+    def mixed_by(self) -> tuple[str, ...]:
+        return ("dense",)
+
 
 class Auto(_Codec):
     """What pays between the run's ranks, by measuring their network and kernels when the run starts."""
@@ -62,6 +71,10 @@ class Auto(_Codec):
     @property
     def carried_by(self) -> tuple[str, ...]:
         return ("auto",)
+
+    @property
+    def mixed_by(self) -> tuple[str, ...]:
+        return ()
 
 
 class Fp16(_Codec):
@@ -190,6 +203,10 @@ class SignSgd(_Codec):
     name: Literal["signsgd"] = "signsgd"
     scale: Positive = 1.0
 
+    @property
+    def mixed_by(self) -> tuple[str, ...]:
+        return ()
+
 
 class Qsgd(_Codec):
     """``width`` bits an element and a scale for each ``block``, rounded at random."""
@@ -216,6 +233,7 @@ class CustomCodec(Custom):
     """
 
     carried_by: ClassVar[tuple[str, ...]] = ("allgather",)
+    mixed_by: ClassVar[tuple[str, ...]] = ("choco", "squeeze", "direct")
     selects: ClassVar[bool] = False
     keeps: ClassVar[None] = None
 

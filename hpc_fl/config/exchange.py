@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from hpc_fl.config.codecs import Codec, Identity, RandomK
-from hpc_fl.config.section import Count, Fraction, Section
+from hpc_fl.config.gossip import CHANGING, Gossip, Topology
+from hpc_fl.config.section import Count, Fraction, Named, Section
 
 
 class ErrorFeedback(Section):
@@ -59,6 +60,7 @@ class Sparse(Section):
 class Exchange(Section):
     """How updates travel. ``collective`` auto: the one that reduces the codec's payloads; allgather where
     none can, and with momentum, which is a party's. ``warmup``: so many rounds travel as float32 first.
+    ``topology``: parties keep their own models and mix them with their neighbours'; null: all agree on one.
     """
 
     codec: Codec = Identity()
@@ -67,10 +69,20 @@ class Exchange(Section):
     dense: Dense = Dense()
     sparse: Sparse = Sparse()
     warmup: Annotated[int, Field(ge=0)] = 0
+    topology: Topology | None = None
+    gossip: Gossip = Gossip()
+
+    @property
+    def method(self) -> str:
+        """What carries the mixing, where there is a topology."""
+        usual: str = self.codec.mixed_by[0]
+        return usual if self.gossip.method == "auto" else self.gossip.method
 
     @property
     def carrier(self) -> str:
         """The collective in use."""
+        if self.topology is not None:
+            return "gossip"
         if self.collective != "auto":
             return self.collective
         usual: str = self.codec.carried_by[0]
@@ -85,7 +97,60 @@ class Exchange(Section):
 
 def exchange_problem(exchange: Exchange) -> str | None:
     """Why the parts of the section do not fit together, as far as the configuration tells."""
-    return _carrier_problem(exchange) or _feedback_problem(exchange) or _masking_problem(exchange)
+    if exchange.topology is not None:
+        return _gossip_problem(exchange, exchange.topology)
+    return (
+        _idle_problem(exchange)
+        or _carrier_problem(exchange)
+        or _feedback_problem(exchange)
+        or _masking_problem(exchange)
+    )
+
+
+def _idle_problem(exchange: Exchange) -> str | None:
+    if exchange.gossip != Gossip():
+        given = exchange.gossip.model_dump(exclude_defaults=True)
+        return f"exchange.gossip: got {given} without exchange.topology, which it is for; expected a topology"
+    return None
+
+
+def _gossip_problem(exchange: Exchange, topology: Named) -> str | None:
+    codec = exchange.codec
+    if not codec.mixed_by:
+        return (
+            f"exchange.codec: got {codec.name!r} with exchange.topology: {topology.name}, which it cannot "
+            "mix; expected topk, onebit, bf16 or another that contracts"
+        )
+    if exchange.method not in codec.mixed_by:
+        fitting = " or ".join(("auto", *codec.mixed_by))
+        return (
+            f"exchange.gossip.method: got {exchange.method!r} with exchange.codec: {codec.name}, "
+            f"expected {fitting}"
+        )
+    if exchange.method == "choco" and topology.name in CHANGING:
+        return (
+            f"exchange.topology: got {topology.name!r} with exchange.codec: {codec.name}, whose compressed "
+            "differences (gossip.method: choco) need the same neighbours in every round; expected "
+            "exponential or ring, or exchange.gossip.method: squeeze"
+        )
+    if exchange.gossip.step is not None and exchange.method in ("dense", "direct"):
+        return (
+            f"exchange.gossip.step: got {exchange.gossip.step} with gossip.method: {exchange.method}, which "
+            "takes whole steps; expected null"
+        )
+    unused = {
+        "collective": exchange.collective != "auto",
+        "error_feedback": exchange.error_feedback != ErrorFeedback(),
+        "warmup": exchange.warmup > 0,
+        "dense": exchange.dense != Dense(),
+        "sparse": exchange.sparse != Sparse(),
+    }
+    if given := [key for key, is_given in unused.items() if is_given]:
+        return (
+            f"exchange.{given[0]}: given with exchange.topology: {topology.name}, but is for an allreduce; "
+            "leave it out (gossip has exchange.gossip)"
+        )
+    return None
 
 
 def _carrier_problem(exchange: Exchange) -> str | None:

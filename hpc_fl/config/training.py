@@ -1,4 +1,4 @@
-"""The model, a party's local work, and the algorithm over rounds."""
+"""The model, and a party's local work."""
 
 from __future__ import annotations
 
@@ -118,73 +118,6 @@ class Training(Section):
     executor: Literal["auto", "loop", "vmap"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     buffers: dict[str, Rule] = Field(default_factory=dict)
-
-
-class _Strategy(Named):
-    weighting: Literal["samples", "equal"] = "samples"
-
-
-class FedAvg(_Strategy):
-    """Federated averaging."""
-
-    name: Literal["fedavg"] = "fedavg"
-    lr: Positive = 1.0
-
-
-class FedAvgM(_Strategy):
-    """Federated averaging with server momentum."""
-
-    name: Literal["fedavgm"] = "fedavgm"
-    lr: Positive = 1.0
-    momentum: Fraction = 0.9
-
-
-class FedSGD(_Strategy):
-    """One gradient a round: synchronous SGD."""
-
-    name: Literal["fedsgd"] = "fedsgd"
-    lr: Positive = 0.1
-    momentum: Fraction = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class FedAdagrad(_Strategy):
-    """Adaptive server optimiser: sum of squares."""
-
-    name: Literal["fedadagrad"] = "fedadagrad"
-    lr: Positive = 0.01
-    beta1: Fraction = 0.0
-    tau: Positive = 1e-3
-
-
-class _TwoMoments(_Strategy):
-    lr: Positive = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
-    tau: Positive = 1e-3
-
-
-class FedAdam(_TwoMoments):
-    """Adaptive server optimiser: exponential mean of squares."""
-
-    name: Literal["fedadam"] = "fedadam"
-
-
-class FedYogi(_TwoMoments):
-    """Adaptive server optimiser: additive change of squares."""
-
-    name: Literal["fedyogi"] = "fedyogi"
-
-
-Strategy = Annotated[
-    Annotated[FedAvg, Tag("fedavg")]
-    | Annotated[FedAvgM, Tag("fedavgm")]
-    | Annotated[FedSGD, Tag("fedsgd")]
-    | Annotated[FedAdagrad, Tag("fedadagrad")]
-    | Annotated[FedAdam, Tag("fedadam")]
-    | Annotated[FedYogi, Tag("fedyogi")],
-    *choice("fedavg"),
-]
 
 
 def batching_problem(training: Training, model: Any) -> str | None:

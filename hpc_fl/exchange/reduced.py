@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_fl.collectives import Handle, Reduced, ReducedHandle, Reduction, allgather_bytes_sent, dense_bytes
+from hpc_fl.collectives import Handle, Reduced, ReducedHandle, Reduction, dense_bytes
 from hpc_fl.comm.transport import Transport
 from hpc_fl.exchange.exchange import KeptStates, Mixed
+from hpc_fl.exchange.facts import Facts
 from hpc_fl.exchange.outbox import Outbox, names_everywhere
 from hpc_fl.telemetry.ledger import Ledger
-
-_FACTS: Final = 5
-"""Weight, weighted loss, parties, parties left out, stop: what every rank tells every other one."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,10 @@ class ReducedExchange:
         hosted: Sequence[int],
         device: torch.device,
     ) -> None:
-        self._transport, self._reductions, self._ledger = transport, dict(reductions), ledger
+        self._transport, self._reductions = transport, dict(reductions)
         self._outbox = Outbox({name: torch.zeros(n, device=device) for name in reductions})
         self._home = min(hosted, default=None)
-        self._facts = np.zeros((transport.size, _FACTS))
+        self._facts = Facts(transport, ledger)
         self._round = 0
         self._under_way: _Several | None = None
         self._reduced: tuple[Reduced, ...] = ()
@@ -98,10 +95,8 @@ class ReducedExchange:
     def _tell(self, stop: bool) -> float:
         """Tells all ranks what entered here; 1 where it has a weight, as the share of this rank's buffer."""
         outbox = self._outbox
-        mine = np.array([*outbox.sums, len(outbox.left_out), float(stop)])
-        self._transport.allgather(mine, self._facts)
-        self._ledger.add("headers", allgather_bytes_sent(mine.nbytes, self._transport.size))
-        weight = float(self._facts[:, 0].sum())
+        self._facts.tell(outbox.sums, len(outbox.left_out), stop)
+        weight = float(self._facts.sums[:, 0].sum())
         if 0 < weight != outbox.total:  # somebody was left out: the others' shares grow
             for buffer in outbox.buffers.values():
                 buffer.mul_(outbox.total / weight)
@@ -112,15 +107,15 @@ class ReducedExchange:
             self._reduced, self._under_way = self._under_way.wait(), None
         outbox = self._outbox
         lost = sorted({rank for reduced in self._reduced for rank in reduced.left_out})
-        entered = self._facts.copy()
-        entered[lost, :3] = 0
-        weight, loss, parties = entered[:, :3].sum(0).tolist()
-        before = float(self._facts[:, 0].sum())
+        entered = self._facts.sums.copy()
+        entered[lost] = 0
+        weight, loss, parties = entered.sum(0).tolist()
+        before = float(self._facts.sums[:, 0].sum())
         if lost and weight > 0:
             for buffer in outbox.buffers.values():
                 buffer.mul_(before / weight)
         names: tuple[int, ...] = ()
-        if lost or self._facts[:, 3].any():
+        if lost or self._facts.left_out.any():
             mine = outbox.left_out + (outbox.parties if self._transport.rank in lost else [])
             names = names_everywhere(self._transport, mine)
         n = sum(map(len, outbox.buffers.values()))
@@ -130,7 +125,7 @@ class ReducedExchange:
             loss * outbox.total / weight if weight > 0 else float("nan"),
             round(parties),
             names,
-            bool(self._facts[:, 4].any()),
+            self._facts.stop,
             0,
             0,
             dense_bytes(n, self._transport.size),

@@ -1,9 +1,12 @@
 """Wall seconds that one rank spends in each phase of a round."""
 
+from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 from hpc_fl.telemetry.trace import Trace
+
+T = TypeVar("T")
 
 PHASES: Final = ("train", "encode", "communicate", "decode", "evaluate", "checkpoint")
 
@@ -55,6 +58,17 @@ class Spans:
         except KeyError:
             span = self._spans[phase] = Span(phase, self._trace)
             return span
+
+    def each(self, phase: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items`, which are not None; the time that making each takes is the phase's."""
+        working = iter(items)
+        while True:
+            with self(phase):
+                item = next(working, None)
+            if item is None:
+                return
+            yield item
+            del item  # its memory is free before the next one is made
 
     def take(self) -> dict[str, float]:
         """Return the seconds by phase since the last take, and start anew.

@@ -15,7 +15,7 @@ from hpc_fl.data.parties import PartyStore
 from hpc_fl.errors import ModelError
 from hpc_fl.flat import FlatModel
 from hpc_fl.training.batches import BatchPlan, plan_batches
-from hpc_fl.training.executor import Correction, LocalWork, Trained, step_count
+from hpc_fl.training.executor import Correction, LocalWork, Received, Trained, rows_of, step_count
 from hpc_fl.training.graph import PartyGradients
 from hpc_fl.training.loop import clip_rows_
 
@@ -58,15 +58,18 @@ class VmapExecutor:
         self._limit = max(1, min(MAX_PARTIES, MAX_BYTES // (4 * model.n)))
 
     def train(
-        self, party_ids: Sequence[int], received: Tensor, round_: int, correction: Correction | None = None
+        self, party_ids: Sequence[int], received: Received, round_: int, correction: Correction | None = None
     ) -> Iterator[Trained]:
         counts = np.array([self._store.samples(p) for p in party_ids], dtype=np.int64)
         longest_first = np.argsort(-step_count(self._work).total(counts), kind="stable")
-        self._model.load(received)  # frozen parameters and buffers are read from the module
+        if party_ids:  # frozen parameters and buffers are read from the module
+            self._model.load(rows_of(received, [0])[0])
         for first in range(0, len(party_ids), self._limit):
             chosen = longest_first[first : first + self._limit]
             ids = [party_ids[i] for i in chosen]
-            yield self._train_group(ids, counts[chosen], received, round_, correction)
+            yield self._train_group(
+                ids, counts[chosen], rows_of(received, chosen.tolist()), round_, correction
+            )
 
     def _first_width(self, parties: int) -> int:
         if len(self._exact) < EXACT_WIDTHS:
@@ -173,7 +176,8 @@ class _Group:
         self._received = received
         self._lr = work.optimizer.learning_rate(round_)
         self._width = width
-        self.values = received.expand(self._width, -1).clone()
+        # Rows past the parties are like the first: they have no gradient, and do not move.
+        self.values = torch.cat([received, received[:1].expand(width - len(received), -1)])
         self.loss = self._loss_rows = torch.zeros(self._width, device=received.device)
         self._views = gradients.views(self.values)
         self._in_place = work.optimizer.plain_sgd and work.clip_norm is None and not work.gradient_only
@@ -223,7 +227,7 @@ class _Group:
     def _update(self, ids: Sequence[int], batch: _Batch, correction: Correction | None) -> None:
         active, grads = batch.active, self.grads[: batch.width]
         if correction is not None:
-            correction(ids[:active], self.values[:active], grads[:active], self._received)
+            correction(ids[:active], self.values[:active], grads[:active], self._received[:active])
         if self._work.clip_norm is not None:
             clip_rows_(grads[:active], self._work.clip_norm)
         if self._optimizer is None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.training.batches import LocalSteps
 from hpc_fl.training.losses import Loss
 from hpc_fl.training.optim import OptimizerSpec
+
+Received: TypeAlias = Tensor | Sequence[Tensor]
+"""The values that parties start from, (n,): the same for all, or for each party its own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Correction(Protocol):
     operations only.
 
     Called without gradient tracking before each local step, for one party (vectors of shape (trainable,)) or
-    many ((B, trainable)); changes ``grads`` in place.
+    many ((B, trainable)); changes ``grads`` in place. ``received``: what they started from, of that shape or
+    the same for all.
     """
 
     def __call__(self, party_ids: Sequence[int], params: Tensor, grads: Tensor, received: Tensor) -> None: ...
@@ -66,14 +71,21 @@ class Executor(Protocol):
     name: str
 
     def train(
-        self, party_ids: Sequence[int], received: Tensor, round_: int, correction: Correction | None = None
+        self, party_ids: Sequence[int], received: Received, round_: int, correction: Correction | None = None
     ) -> Iterator[Trained]:
-        """Trains each of ``party_ids`` from ``received`` (n,), which is not changed, and yields them as they
-        finish.
+        """Trains each of ``party_ids`` from ``received``, which is not changed, and yields them as they
+        finish. A party's own values may be overwritten once it has been yielded.
 
         ``round_`` counts from 0. Every party appears exactly once; the order is fixed by the arguments.
         """
         ...
+
+
+def rows_of(received: Received, parties: Sequence[int]) -> Tensor:
+    """What the parties at these places start from, (B, n); not to be written where it is the same for all."""
+    if isinstance(received, Tensor):
+        return received.expand(len(parties), -1)
+    return torch.stack([received[place] for place in parties])
 
 
 def step_count(work: LocalWork) -> LocalSteps:

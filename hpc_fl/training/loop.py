@@ -12,7 +12,7 @@ from hpc_fl.counter import key
 from hpc_fl.data.parties import PartyStore
 from hpc_fl.flat import FlatModel
 from hpc_fl.training.batches import plan_batches
-from hpc_fl.training.executor import Correction, LocalWork, Trained, step_count
+from hpc_fl.training.executor import Correction, LocalWork, Received, Trained, step_count
 from hpc_fl.training.parties import LocalBuffers
 from hpc_fl.training.seeding import Stream
 
@@ -33,11 +33,12 @@ class LoopExecutor:
         self._buffers = buffers
 
     def train(
-        self, party_ids: Sequence[int], received: Tensor, round_: int, correction: Correction | None = None
+        self, party_ids: Sequence[int], received: Received, round_: int, correction: Correction | None = None
     ) -> Iterator[Trained]:
         self._model.module.train()
-        for party_id in party_ids:
-            yield self._train_one(party_id, received, round_, correction)
+        for place, party_id in enumerate(party_ids):
+            values = received if isinstance(received, Tensor) else received[place]
+            yield self._train_one(party_id, values, round_, correction)
 
     def _train_one(
         self, party_id: int, received: Tensor, round_: int, correction: Correction | None

@@ -36,6 +36,7 @@ FLOORS: Final[dict[str, int]] = {
     "config": 6,
     "metrics": 6,
     "report": 6,
+    "rounds": 6,
     "rundir": 6,
     "bench": 7,
     "doctor": 7,
@@ -49,6 +50,7 @@ FLOORS: Final[dict[str, int]] = {
 NEVER: Final = {("compression", "comm"): "codecs know nothing of ranks"}
 NEIGHBOURS: Final = {
     ("build", "config"),
+    ("build", "rounds"),
     ("rundir", "config"),
     ("session", "federation"),
     ("bench", "session"),
