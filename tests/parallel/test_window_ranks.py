@@ -1,0 +1,24 @@
+"""The laws of one-sided windows on the ranks at hand."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from laws import window_laws
+from mpi4py import MPI
+
+from hpc_fl.comm.mpi import MpiTransport
+from hpc_fl.comm.transport import Transport
+
+
+@pytest.mark.parametrize("law", window_laws.LAWS)
+def test_law(law: Callable[[Transport], None], transport: Transport) -> None:
+    law(transport)
+
+
+def test_law_over_mpi_with_a_time_limit() -> None:
+    """Also with one rank that no launcher started."""
+    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+    transport = MpiTransport(MPI.COMM_WORLD, timeout=100.0)
+    window_laws.law_no_mass_is_lost(transport)
+    transport.close()
