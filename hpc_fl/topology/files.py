@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -61,9 +62,10 @@ def from_edges(
     """
     rows = _rows(edges, name)
     graph_rows = rows + [(i, j, *w) for j, i, *w in rows if undirected and i != j]
-    wrong = [row for row in rows if not all(node >= 0 and node.is_integer() for node in row[:2])]
+    end = inf if size is None else size
+    wrong = [row for row in rows if not all(0 <= node < end and node.is_integer() for node in row[:2])]
     if wrong:
-        raise TopologyError(f"{name}: edges {named(wrong)}; nodes 0, 1, ... expected")
+        raise TopologyError(f"{name}: edges {named(wrong)}; nodes of 0, 1, ... below {end} expected")
     weights = {(int(row[0]), int(row[1])): row[2:] for row in graph_rows}
     if len(weights) < len(graph_rows):
         counts = Counter((int(row[0]), int(row[1])) for row in graph_rows)
@@ -90,14 +92,14 @@ def from_networkx(graph: NetworkxGraph, *, weight: str | None = "weight", name: 
     except TypeError as error:
         raise TopologyError(f"{name}: nodes that cannot be sorted ({error}); relabel them") from None
     edges = list(graph.edges(data=True))
-    weights = [None if weight is None else facts.get(weight) for _, _, facts in edges]
-    bare = [(a, b) for (a, b, _), w in zip(edges, weights, strict=True) if w is None]
+    bare = [(a, b) for a, b, facts in edges if weight is None or facts.get(weight) is None]
     if bare and len(bare) < len(edges):
         raise TopologyError(f"{name}: edges {named(bare)} have no {weight!r} but others have; all or none")
     if not edges:
         return fixed(name, Graph(len(number), frozenset()))
     listed = [
-        (number[a], number[b], *([] if bare else [w])) for (a, b, _), w in zip(edges, weights, strict=True)
+        (number[a], number[b], *([facts[weight]] if weight is not None and not bare else []))
+        for a, b, facts in edges
     ]
     return from_edges(listed, len(number), undirected=not graph.is_directed(), name=name)
 

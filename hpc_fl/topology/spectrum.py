@@ -35,7 +35,7 @@ def deviation(matrix: Array, target: Array) -> float:
     """
     root = np.sqrt(target)
     scaled = matrix * root[:, None] / root[None, :] - np.outer(root, root)
-    # Its square is the largest eigenvalue of a symmetric matrix: several times faster than all singular values.
+    # As the root of an eigenvalue: several times faster than all singular values.
     return _rounded(float(np.sqrt(max(np.linalg.eigvalsh(scaled.T @ scaled)[-1], 0.0))))
 
 
