@@ -18,6 +18,7 @@ from hpc_fl.report.canvas import (
     whole_rounds,
 )
 from hpc_fl.report.folder import RunFolder
+from hpc_fl.report.spread import draw_spread, spreads
 from hpc_fl.telemetry.units import byte_unit, time_unit
 
 if TYPE_CHECKING:
@@ -84,20 +85,12 @@ def curves(run: RunFolder) -> "Figure | None":
 
 def party_spread(run: RunFolder) -> "Figure | None":
     """How far apart the parties' accuracies lie, over the rounds."""
-    keys = ("min", "mean", "max", "std")
-    found = [(record["round"], record.get("party_accuracy") or {}) for record in run.records]
-    rows = [(at, *(spread[key] for key in keys)) for at, spread in found if _complete(spread, keys)]
+    rows = spreads(run, "party_accuracy")
     if not rows:
         return None
-    x, low, mean, high, deviation = thinned(*zip(*rows, strict=True))
-    below = [max(a, b - c) for a, b, c in zip(low, mean, deviation, strict=True)]
-    above = [min(a, b + c) for a, b, c in zip(high, mean, deviation, strict=True)]
     figure, axes = grid(1, 1, height=3.2)
     axis = axes[0][0]
-    axis.fill_between(x, low, high, color=style.BLUE, alpha=0.13, linewidth=0, label="worst to best party")
-    axis.fill_between(x, below, above, color=style.BLUE, alpha=0.27, linewidth=0, label="mean ± 1 deviation")
-    axis.plot(x, mean, color=style.BLUE, marker=marker(x), markersize=3.5, label="mean of parties")
-    axis.plot(x, low, "--", color=style.VERMILION, marker=marker(x), markersize=2.5, label="worst party")
+    draw_spread(axis, rows, "party")
     axis.set(xlabel="round", ylabel="accuracy on own samples")
     whole_rounds(axis)
     legend_beside(axis)
@@ -169,7 +162,3 @@ def _stack(axis: "Axes", x: list[float], stacks: dict[str, list[float]], width: 
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     axis.grid(visible=False, axis="x")
     whole_rounds(axis)
-
-
-def _complete(spread: dict[str, float | None], keys: Sequence[str]) -> bool:
-    return all(spread.get(key) is not None for key in keys)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpc_fl.errors import HpcFlError
+from hpc_fl.report.topology import TOPOLOGY_FILE, Topology, read_topology
 from hpc_fl.telemetry.jsonl import EVENTS_FILE, read_jsonl
 from hpc_fl.telemetry.totals import Totals
 
@@ -20,7 +21,8 @@ VERSIONS_FILE: Final = "versions.json"
 class RunFolder:
     """The records of a run, in the order of rounds; at least one.
 
-    `config` and `versions` are the texts of config.yaml and versions.json, None where there is no such file.
+    `config` and `versions` are the texts of config.yaml and versions.json, `topology` what topology.json
+    says; None where there is no such file.
     """
 
     path: Path
@@ -28,6 +30,7 @@ class RunFolder:
     events: list[dict[str, Any]] = field(default_factory=list)
     config: str | None = None
     versions: str | None = None
+    topology: Topology | None = None
 
     @cached_property
     def totals(self) -> Totals:
@@ -82,7 +85,7 @@ class RunFolder:
 def read_run(run_dir: Path) -> RunFolder:
     """Read a run folder; files other than metrics.jsonl may be missing.
 
-    Raises HpcFlError when metrics.jsonl is missing, empty or damaged.
+    Raises HpcFlError when metrics.jsonl is missing, empty or damaged, or topology.json is damaged.
     """
     metrics = run_dir / METRICS_FILE
     if not metrics.is_file():
@@ -102,6 +105,7 @@ def read_run(run_dir: Path) -> RunFolder:
         events=read_jsonl(events) if events.is_file() else [],
         config=_text(run_dir / CONFIG_FILE),
         versions=_text(run_dir / VERSIONS_FILE),
+        topology=read_topology(run_dir / TOPOLOGY_FILE),
     )
 
 

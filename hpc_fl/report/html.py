@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hpc_fl.errors import HpcFlError
-from hpc_fl.report import figures, sections, style
+from hpc_fl.report import drawing, figures, sections, style
 from hpc_fl.report.canvas import plotting, svg, write_png
+from hpc_fl.report.consensus import consensus
 from hpc_fl.report.folder import RunFolder, read_run
 from hpc_fl.telemetry.totals import Reading
 from hpc_fl.telemetry.units import format_bytes, format_seconds
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 REPORT_FILE: Final = "report.html"
 CURVES_FILE: Final = "curves.png"
 
-_PLOTS: Final[Sequence[tuple[str, str, "Callable[[RunFolder], Figure | None]"]]] = (
+_PLOTS: Final[
+    Sequence[tuple[str, str | Callable[[RunFolder], str], "Callable[[RunFolder], Figure | None]"]]
+] = (
     (
         "Accuracy and loss against rounds, bytes and time",
         "The same values against three costs. Long runs: means over several rounds, here and below.",
@@ -28,6 +31,17 @@ _PLOTS: Final[Sequence[tuple[str, str, "Callable[[RunFolder], Figure | None]"]]]
         "Differences between parties",
         "Spread of the accuracies measured party by party.",
         figures.party_spread,
+    ),
+    (
+        "Consensus of the parties' own models",
+        "Distance: root of the mean squared distance of a party's parameters to the mean of all. "
+        "The consensus model is that mean.",
+        consensus,
+    ),
+    (
+        "Topology",
+        drawing.caption,
+        drawing.topology,
     ),
     (
         "Where the time went",
@@ -54,8 +68,8 @@ def write_report(run_dir: Path) -> Path:
     """Write report.html and curves.png into `run_dir` and return the path of the page.
 
     Works on a run in progress and on any number of rounds from one up. One process calls it. Raises
-    HpcFlError when metrics.jsonl is missing, empty or damaged, when matplotlib is not installed, or when the
-    folder cannot be written.
+    HpcFlError when metrics.jsonl is missing, empty or damaged, when topology.json is damaged, when matplotlib
+    is not installed, or when the folder cannot be written.
     """
     run = read_run(run_dir)
     with plotting():
@@ -77,8 +91,8 @@ def render(run: RunFolder) -> str:
     for place, (title, note, draw) in enumerate(_PLOTS):
         figure = draw(run)
         if figure is not None:
-            picture = svg(figure, f"plot{place}")
-            parts.append(f'{sections.heading(title)}<p class="note">{note}</p><figure>{picture}</figure>')
+            picture, text = svg(figure, f"plot{place}"), escape(note if isinstance(note, str) else note(run))
+            parts.append(f'{sections.heading(title)}<p class="note">{text}</p><figure>{picture}</figure>')
     parts += [section(run) for section in _SECTIONS]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>'

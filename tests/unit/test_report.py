@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpc_fl.errors import HpcFlError
 from hpc_fl.report import write_report
-from hpc_fl.report.canvas import bins, means
+from hpc_fl.report.canvas import bins, means, plotting
+from hpc_fl.report.consensus import consensus
 from hpc_fl.report.folder import read_run
 
 pytest.importorskip("matplotlib")
@@ -32,6 +34,16 @@ def record(number: int, accuracy: bool = True, ranks: int = 3) -> dict[str, Any]
         made["accuracy"] = 1 - 1 / number
         made["party_accuracy"] = {"min": 0.1, "mean": 0.5, "max": 0.9, "std": 0.2}
     return made
+
+
+def own_models(number: int) -> dict[str, Any]:
+    """A record of a run in which every party has a model of its own."""
+    spread = {"min": 0.1, "mean": 0.5, "max": 0.9, "std": 0.2}
+    return record(number) | {
+        "model_accuracy": spread,
+        "model_loss": spread,
+        "consensus_distance": 10.0**-number,
+    }
 
 
 @pytest.fixture
@@ -136,8 +148,26 @@ def test_what_the_folder_says_is_shown_and_escaped(tmp_path: Path) -> None:
         [record(1) | {"party_accuracy": {"min": None, "mean": None, "max": None, "std": None}}],
         [{"round": 1, "elapsed": 0.0}],
         [record(number) for number in range(1, 400)],
+        [own_models(1)],
+        [own_models(number) for number in range(1, 3)],
+        [own_models(1) | {"consensus_distance": 0.0}],
+        [own_models(1) | {"model_accuracy": None, "model_loss": None}, record(2)],
     ],
-    ids=["one", "one-regression", "regression", "sparse", "shrunk", "nan", "nan-parties", "bare", "long"],
+    ids=[
+        "one",
+        "one-regression",
+        "regression",
+        "sparse",
+        "shrunk",
+        "nan",
+        "nan-parties",
+        "bare",
+        "long",
+        "own",
+        "own-models",
+        "own-equal",
+        "own-nan",
+    ],
 )
 def test_any_run_can_be_reported(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     page = Page(write_report(folder(tmp_path, records)).read_text())
@@ -187,3 +217,21 @@ def test_bins_cover_every_round_once_and_keep_the_mean(count: int) -> None:
         mean * (end - begin) for mean, (begin, end) in zip(means(values, ranges), ranges, strict=True)
     )
     assert total == pytest.approx(sum(values))
+
+
+def test_the_distance_is_drawn_on_a_log_scale_beside_the_spread_of_own_models(tmp_path: Path) -> None:
+    run = read_run(folder(tmp_path, [own_models(number) for number in range(1, 6)]))
+    regression = read_run(
+        folder(tmp_path, [own_models(number) | {"model_accuracy": None} for number in range(1, 6)])
+    )
+    with plotting():
+        for found, label in ((run, "accuracy"), (regression, "loss")):
+            figure = consensus(found)
+            assert figure is not None
+            distance, models = figure.axes
+            assert distance.get_yscale() == "log"
+            line = np.asarray(distance.lines[0].get_xydata())
+            assert line.tolist() == [[n, 10.0**-n] for n in range(1, 6)]
+            assert label in models.get_ylabel()
+            assert "consensus model" in models.get_legend_handles_labels()[1]
+        assert consensus(read_run(folder(tmp_path, [record(1)]))) is None

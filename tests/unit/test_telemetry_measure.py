@@ -118,8 +118,9 @@ def test_totals_conserve_bytes_when_the_world_changes(rounds: list[dict[str, lis
 def test_totals_keep_the_last_and_the_best_and_skip_nan() -> None:
     totals = Totals()
     for number, accuracy in enumerate([0.5, 0.9, 0.7, float("nan"), None], start=1):
-        totals.add({"round": number, "accuracy": accuracy, "loss": None, "left_out": [4]})
-    assert totals.accuracy == (3, 0.7)
+        models = {"model_accuracy": {"mean": accuracy}, "consensus_distance": accuracy}
+        totals.add({"round": number, "accuracy": accuracy, "loss": None, "left_out": [4], **models})
+    assert totals.accuracy == totals.model_accuracy == totals.consensus_distance == (3, 0.7)
     assert totals.best_accuracy == (2, 0.9)
     assert totals.loss is None
     assert totals.left_out == 5

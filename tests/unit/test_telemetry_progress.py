@@ -84,6 +84,19 @@ def test_a_line_says_quality_bytes_speed_and_time_left() -> None:
     assert "left out 1" in line
 
 
+def test_own_models_and_their_distance_are_shown_where_parties_have_own_models() -> None:
+    progress, out = sink(False, Clock())
+    progress.handle(finished(1, accuracy=0.5, model_accuracy={"mean": 0.4321}, consensus_distance=0.00012345))
+    progress.handle(RunFinished("completed", 1, 0.0, {}))
+    line, *table = out.getvalue().splitlines()
+    assert "own models 0.4321" in line
+    assert "distance 0.000123" in line
+    assert any("accuracy of own models" in row and "0.4321 (round 1)" in row for row in table)
+    assert any("consensus distance" in row and "0.000123 (round 1)" in row for row in table)
+    for word in ("own models", "distance"):
+        assert word not in run(live=False)
+
+
 def test_a_bar_is_drawn_at_most_ten_times_a_second() -> None:
     text = run(live=True)
     # Each drawing returns to the beginning of the line; 10 s allow 100 of them and the last.

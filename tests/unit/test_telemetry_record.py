@@ -180,7 +180,15 @@ def test_tensorboard_reads_back_what_was_written_and_a_resumed_run_replaces_its_
     sink.handle(started())
     for number in range(1, 6):
         sink.handle(
-            finished(number, accuracy=0.5, bytes_sent={"gossip": [3, 4]}, seconds={"train": 2}, left_out=[1])
+            finished(
+                number,
+                accuracy=0.5,
+                consensus_distance=0.25,
+                model_accuracy={"mean": 0.75},
+                bytes_sent={"gossip": [3, 4]},
+                seconds={"train": 2},
+                left_out=[1],
+            )
         )
     sink.close()
     sink.close()
@@ -188,6 +196,8 @@ def test_tensorboard_reads_back_what_was_written_and_a_resumed_run_replaces_its_
         tag: [(number, value) for number in range(1, 6)]
         for tag, value in {
             "accuracy": 0.5,
+            "consensus_distance": 0.25,
+            "model_accuracy/mean": 0.75,
             "bytes_sent/gossip": 7,
             "seconds/train": 2,
             "left_out_size": 1,
