@@ -271,10 +271,8 @@ class Session:
 
 def _described(schedule: Schedule) -> str:
     rounds = schedule.rounds_to_consensus()
-    promise = (
-        "no promise of consensus" if rounds is None else f"a thousandth of the distance in {rounds} rounds"
-    )
-    return f"{schedule.name}, spectral gap {schedule.spectral_gap():.3g}: {promise}"
+    promise = "no promise of consensus" if rounds is None else f"1/1000 of the distance in {rounds} rounds"
+    return f"{schedule.name} (spectral gap {schedule.spectral_gap():.3g}, {promise})"
 
 
 def _peak_megabytes(transport: Transport) -> float:

@@ -99,12 +99,8 @@ def exchange_problem(exchange: Exchange) -> str | None:
     """Why the parts of the section do not fit together, as far as the configuration tells."""
     if exchange.topology is not None:
         return _gossip_problem(exchange, exchange.topology)
-    return (
-        _idle_problem(exchange)
-        or _carrier_problem(exchange)
-        or _feedback_problem(exchange)
-        or _masking_problem(exchange)
-    )
+    problems = (_idle_problem, _carrier_problem, _feedback_problem, _masking_problem)
+    return next(filter(None, (problem(exchange) for problem in problems)), None)
 
 
 def _idle_problem(exchange: Exchange) -> str | None:

@@ -9,9 +9,9 @@ from pydantic import Field, Tag, model_validator
 
 from hpc_fl.config.data import Data, Digits, Dirichlet, Partition
 from hpc_fl.config.exchange import Exchange, exchange_problem
-from hpc_fl.config.gossip import DIRECTED
+from hpc_fl.config.pairing import pairing_problem
 from hpc_fl.config.section import Count, Named, Positive, Section, choice
-from hpc_fl.config.strategies import DECENTRALISED, FedAvg, Strategy
+from hpc_fl.config.strategies import FedAvg, Strategy
 from hpc_fl.config.training import Cnn, Model, Training, batching_problem
 
 
@@ -135,42 +135,8 @@ class Config(Section):
             raise ValueError(
                 f"training.executor: got 'vmap', which cannot be used: {problem}; expected loop or auto"
             )
-        if problem := exchange_problem(self.exchange) or self._strategy_problem():
+        if problem := exchange_problem(self.exchange) or pairing_problem(
+            self.strategy, self.exchange, self.cohort, self.training.optimizer
+        ):
             raise ValueError(problem)
         return self
-
-    def _strategy_problem(self) -> str | None:
-        """Why the algorithm and the way in which parties meet do not fit together."""
-        name, topology = self.strategy.name, self.exchange.topology
-        if topology is None:
-            if name in DECENTRALISED:
-                return f"strategy.name: got {name!r} without exchange.topology; expected one, such as ring"
-            return None
-        if name not in DECENTRALISED and self.strategy != FedAvg():
-            return (
-                f"strategy.name: got {name!r} with exchange.topology: {topology.name}, where there is no "
-                f"server; expected one of {', '.join(DECENTRALISED)}, or fedavg as it is (dpsgd)"
-            )
-        if self.exchange.method == "choco" and (self.cohort.name != "all" or name == "sgp"):
-            return (
-                f"exchange.codec: got {self.exchange.codec.name!r} (gossip.method: choco) with "
-                f"cohort: {self.cohort.name} and strategy: {name}; compressed differences need all parties "
-                "and doubly stochastic weights; expected gossip.method: squeeze, or a codec such as bf16"
-            )
-        if name == "sgp" and self.exchange.gossip.weights != "auto":
-            return (
-                f"exchange.gossip.weights: got {self.exchange.gossip.weights!r} with strategy: sgp, which has "
-                "its own; expected auto"
-            )
-        if name == "d2" and topology.name in DIRECTED:
-            return (
-                f"exchange.topology: got {topology.name!r} with strategy: d2, which needs symmetric weights; "
-                "expected ring, torus, hypercube or another undirected one"
-            )
-        momentum = (self.training.optimizer.model_extra or {}).get("momentum")
-        if name == "quasi_global" and momentum:
-            return (
-                f"training.optimizer.momentum: got {momentum} with strategy: quasi_global, which takes its "
-                "place; expected 0"
-            )
-        return None

@@ -65,11 +65,9 @@ class VmapExecutor:
         if party_ids:  # frozen parameters and buffers are read from the module
             self._model.load(rows_of(received, [0])[0])
         for first in range(0, len(party_ids), self._limit):
-            chosen = longest_first[first : first + self._limit]
+            chosen = longest_first[first : first + self._limit].tolist()
             ids = [party_ids[i] for i in chosen]
-            yield self._train_group(
-                ids, counts[chosen], rows_of(received, chosen.tolist()), round_, correction
-            )
+            yield self._train_group(ids, counts[chosen], rows_of(received, chosen), round_, correction)
 
     def _first_width(self, parties: int) -> int:
         if len(self._exact) < EXACT_WIDTHS:
