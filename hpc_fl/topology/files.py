@@ -64,8 +64,12 @@ def from_edges(
     graph_rows = rows + [(i, j, *w) for j, i, *w in rows if undirected and i != j]
     end = inf if size is None else size
     wrong = [row for row in rows if not all(0 <= node < end and node.is_integer() for node in row[:2])]
+    wrong += [row for row in rows if len(row) == 2 and row[0] == row[1]]
     if wrong:
-        raise TopologyError(f"{name}: edges {named(wrong)}; nodes of 0, 1, ... below {end} expected")
+        raise TopologyError(
+            f"{name}: edges {named(wrong)}; nodes of 0, 1, ... below {end} expected, and two different ones "
+            "where there are no weights"
+        )
     weights = {(int(row[0]), int(row[1])): row[2:] for row in graph_rows}
     if len(weights) < len(graph_rows):
         counts = Counter((int(row[0]), int(row[1])) for row in graph_rows)
