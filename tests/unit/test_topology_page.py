@@ -27,6 +27,13 @@ def test_the_table(name: str, sent: str, gaps: str, rounds: str) -> None:
         assert degrees == {int(sent.split(" (", maxsplit=1)[0])}
 
 
+def test_one_peer_where_the_size_is_no_power_of_two() -> None:
+    told = re.search(r"its gap is ([\d.]+) at 5 nodes, ([\d.]+) at 12, ([\d.]+) at 100\.", PAGE)
+    assert told is not None
+    gaps = [Schedule(topology.one_peer_exponential(size)).spectral_gap() for size in (5, 12, 100)]
+    assert [f"{gap:.2f}" for gap in gaps] == list(told.groups())
+
+
 def test_the_table_has_every_topology_of_a_size() -> None:
     listed = {name for name, *_ in ROW.findall(PAGE)}
     assert listed == {
