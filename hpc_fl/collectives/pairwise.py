@@ -13,6 +13,11 @@ A service thread answers at once and never asks; so nobody who waits is waited f
 with opposite signs: the sum of all x is preserved to rounding, whatever comes between. The price: x_i may
 move between its copy and the answer (by its own training, or by ranks that ask it), and d is then as old as
 one request. AD-PSGD allows for that staleness.
+
+A rank that is asked while its own request is under way moves half as far, d = (s - x_j) / 4. Without that,
+two ranks that ask each other at the same moment would change places (each moves to the mean, and then once more
+by half the old difference), and a ring of an even number of ranks that all ask to the right would never agree.
+With it, two requests that cross make one exact average.
 """
 
 from __future__ import annotations
@@ -154,12 +159,14 @@ class PairwiseAverager:
         values = self._scratch[1:]
         with self._shared.locked() as buffer:
             torch.from_numpy(values).copy_(buffer)
-        if not all_finite(values):
+            self._shared.asking = sound = all_finite(values)
+        if not sound:
             return Averaged(peer, self._transport.rank)
         self._exchange(peer)
-        if not self._scratch[0]:
-            return Averaged(peer, peer)
         with self._shared.locked() as buffer:
+            self._shared.asking = False
+            if not self._scratch[0]:
+                return Averaged(peer, peer)
             buffer.sub_(torch.from_numpy(values).to(buffer.device))
         return Averaged(peer)
 

@@ -29,10 +29,15 @@ _DONE: Final = np.array([2], np.uint8)
 REQUEST: Final = 1
 """Bytes of a request beside the values: one that says what it is."""
 _ITEM: Final = 4
+_SHARE: Final = 0.5
+_SHARE_ASKING: Final = 0.25
 
 
 class Shared:
-    """A buffer (n,) float32, which the training thread and the service thread take turns at."""
+    """A buffer (n,) float32, which the training thread and the service thread take turns at.
+
+    ``asking``: a copy of it is under way to a peer, whose answer has not been applied; changed in turn too.
+    """
 
     def __init__(self, buffer: Tensor, what: str) -> None:
         if not isinstance(buffer, Tensor) or buffer.dtype != torch.float32 or buffer.ndim != 1:
@@ -41,6 +46,7 @@ class Shared:
             )
         self._buffer = buffer.detach()
         self.lock = Exclusive(what)
+        self.asking = False
 
     @contextmanager
     def locked(self) -> Iterator[Tensor]:
@@ -148,12 +154,13 @@ class Service:
         self.answered += sound
 
     def _meet_half_way(self, theirs: Tensor) -> bool:
-        """Moves the buffer by half the difference, which takes the place of ``theirs``; not where it is not
-        finite.
+        """Moves the buffer by its share of the difference, which takes the place of ``theirs``. False: the
+        buffer is not finite, and stays.
         """
         with self._shared.locked() as buffer:
-            # Halves first: the difference of two large numbers could be infinite.
-            theirs.mul_(0.5).sub_(buffer.to(theirs.device), alpha=0.5)
+            share = _SHARE_ASKING if self._shared.asking else _SHARE
+            # Scaled first: the difference of two large numbers could be infinite.
+            theirs.mul_(share).sub_(buffer.to(theirs.device), alpha=share)
             if not all_finite(theirs.numpy()):
                 return False
             buffer.add_(theirs.to(buffer.device))

@@ -123,7 +123,7 @@ def law_large_values_meet(t: Transport) -> None:
         assert averager.average_with(1) == Averaged(1)
     averager.close(LIMIT)
     wanted = 0.0 if t.size > 1 and t.rank < 2 else 3e38 if t.rank % 2 else -3e38
-    torch.testing.assert_close(x, torch.full((3,), wanted))
+    np.testing.assert_allclose(x.numpy(), wanted)
 
 
 def law_who_closes_early_answers_on(t: Transport) -> None:

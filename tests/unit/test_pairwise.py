@@ -1,5 +1,6 @@
 """The laws of pairwise averaging over threads; transports that cannot do it; a thread that fails."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from laws import pairwise_laws
 
 from hpc_fl.collectives import PairwiseAverager
-from hpc_fl.collectives.pairwise_service import ASK, HEADER, VALUES
+from hpc_fl.collectives.pairwise_service import ASK, HEADER, VALUES, Service
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks
 from hpc_fl.comm.transport import Transport
 from hpc_fl.errors import TransportError
@@ -30,6 +31,27 @@ def test_many_exchanges(graph: str, size: int) -> None:
 
 def test_silence_is_a_timeout() -> None:
     run_ranks(2, pairwise_laws.law_silence_is_a_timeout)
+
+
+def test_two_requests_that_cross_make_one_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is answered before both have set off."""
+    both = threading.Barrier(2)
+    meet = Service._meet_half_way
+
+    def together(service: Service, theirs: torch.Tensor) -> bool:
+        both.wait(10.0)
+        return meet(service, theirs)
+
+    monkeypatch.setattr(Service, "_meet_half_way", together)
+
+    def law(transport: Transport) -> None:
+        x = torch.tensor([4.0, 8.0]) * transport.rank
+        averager = PairwiseAverager(transport, Ledger(), x, timeout=10.0)
+        averager.average_with(1 - transport.rank)
+        averager.close(10.0)
+        assert x.tolist() == [2.0, 4.0]
+
+    run_ranks(2, law)
 
 
 def test_needs_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
