@@ -124,6 +124,7 @@ def _numbers(run: RunFolder) -> str:
     tiles = [
         _quality_tile("test accuracy", totals.accuracy, totals.best_accuracy),
         _quality_tile("test loss", totals.loss, totals.best_loss),
+        _distance_tile(totals.consensus_distance),
         ("sent by all ranks", format_bytes(totals.bytes_total), _per_rank(by_rank)),
         ("wall time", format_seconds(run.elapsed[-1]), f"{format_seconds(mean)} a round"),
         ("updates left out", f"{totals.left_out:,}", _per_rounds(run)),
@@ -140,6 +141,10 @@ def _quality_tile(name: str, last: Reading | None, best: Reading | None) -> tupl
         return None
     note = "the best so far" if best == last else f"best {best.value:.4f} in round {best.round:,}"
     return name, f"{last.value:.4f}", f"round {last.round:,}; {note}"
+
+
+def _distance_tile(last: Reading | None) -> tuple[str, str, str] | None:
+    return None if last is None else ("consensus distance", f"{last.value:.3g}", f"round {last.round:,}")
 
 
 def _per_rank(by_rank: Sequence[int]) -> str:

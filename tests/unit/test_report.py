@@ -219,6 +219,13 @@ def test_bins_cover_every_round_once_and_keep_the_mean(count: int) -> None:
     assert total == pytest.approx(sum(values))
 
 
+@pytest.mark.usefixtures("no_plots")
+def test_the_last_distance_is_among_the_first_numbers(tmp_path: Path) -> None:
+    text = write_report(folder(tmp_path, [own_models(1), own_models(2), record(3)])).read_text()
+    assert "consensus distance</dt><dd>0.01<small>round 2" in text
+    assert "consensus distance" not in write_report(folder(tmp_path, [record(1)])).read_text()
+
+
 def test_the_distance_is_drawn_on_a_log_scale_beside_the_spread_of_own_models(tmp_path: Path) -> None:
     run = read_run(folder(tmp_path, [own_models(number) for number in range(1, 6)]))
     regression = read_run(
