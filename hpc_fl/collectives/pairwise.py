@@ -15,9 +15,9 @@ move between its copy and the answer (by its own training, or by ranks that ask 
 one request. AD-PSGD allows for that staleness.
 
 A rank that is asked while its own request is under way moves half as far, d = (s - x_j) / 4. Without that,
-two ranks that ask each other at the same moment would change places (each moves to the mean, and then once more
-by half the old difference), and a ring of an even number of ranks that all ask to the right would never agree.
-With it, two requests that cross make one exact average.
+two ranks that ask each other at the same moment would change places (each moves to the mean, and then once
+more by half the old difference), and a ring of an even number of ranks that all ask to the right would never
+agree. With it, two requests that cross make one exact average.
 """
 
 from __future__ import annotations

@@ -7,12 +7,22 @@ import pytest
 from laws import window_laws
 from mpi4py import MPI
 
+from hpc_fl.comm import mpi_window
 from hpc_fl.comm.mpi import MpiTransport
 from hpc_fl.comm.transport import Transport
 
 
 @pytest.mark.parametrize("law", window_laws.LAWS)
 def test_law(law: Callable[[Transport], None], transport: Transport) -> None:
+    law(transport)
+
+
+@pytest.mark.parametrize("law", window_laws.LAWS)
+def test_law_as_if_on_many_machines(
+    law: Callable[[Transport], None], transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers announce themselves."""
+    monkeypatch.setattr(mpi_window, "_same_machine", lambda comm: frozenset([comm.Get_rank()]))
     law(transport)
 
 
