@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.collectives.lane import Lane, Running
@@ -88,7 +89,7 @@ class Gossip(ABC):
         self._transport.close()
 
 
-def local_weights(weights: np.ndarray, sound: list[bool]) -> np.ndarray:
+def local_weights(weights: NDArray[np.float64], sound: list[bool]) -> NDArray[np.float64]:
     """``weights`` (B, B) with those of rows that are not ``sound`` kept by their takers."""
     if all(sound):
         return weights

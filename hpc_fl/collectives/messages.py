@@ -44,6 +44,10 @@ class Arrival:
         """Whether it is here; lets MPI move what is under way."""
         return self._request.done()
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Returns when it is here; ``timeout`` in seconds."""
+        self._request.wait(timeout)
+
     def payload(self) -> Payload | None:
         """Waits for it; None for an empty message. Raises :class:`WireError`, naming the sender."""
         self._request.wait()

@@ -40,7 +40,7 @@ class Routes:
     """One step as ``rank`` sees it. Messages between two ranks travel in ascending order of their node.
 
     ``nodes``: those hosted here, in the order of their rows. ``weights`` (B, B) float64: w_ij among them.
-    ``leaving`` (B,): the sum of a column of the matrix without its diagonal: what others take of a row.
+    ``inside``: for each row here, the other rows here that take of it, and their weights.
     """
 
     matrix: MixingMatrix
@@ -48,7 +48,7 @@ class Routes:
     sent: tuple[Sent, ...]
     received: tuple[Received, ...]
     weights: NDArray[np.float64]
-    leaving: tuple[float, ...]
+    inside: tuple[tuple[tuple[int, float], ...], ...]
 
     @classmethod
     def of(cls, matrix: MixingMatrix, placement: Placement, rank: int) -> Routes:
@@ -80,7 +80,7 @@ class Routes:
             ),
             tuple(Received(node, host[node], tuple(taken[node])) for node in sources),
             weights,
-            tuple(sum(weight for _, weight in matrix.targets(node)) for node in nodes),
+            tuple(tuple((row[to], w) for to, w in matrix.targets(node) if to in row) for node in nodes),
         )
 
 

@@ -12,10 +12,12 @@ import torch
 from laws.reduction_laws import Counting
 from numpy.typing import NDArray
 
-from hpc_fl.collectives import DenseMixer, gossip_bytes
+from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, SqueezeMixer, gossip_bytes
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.comm.transport import Transport
-from hpc_fl.errors import TransportError
+from hpc_fl.compression import BF16, FP16, QSGD, Identity, OneBit, TopK
+from hpc_fl.compression.base import Base
+from hpc_fl.errors import TransportError, WireError
 from hpc_fl.telemetry import Ledger
 from hpc_fl.topology import MixingMatrix
 
@@ -43,17 +45,42 @@ def _dealt(counts: list[int]) -> Placement:
 
 @dataclass(frozen=True)
 class Case:
-    """``make``: a mixer over a transport. ``exact``: whether it gives W X, to rounding."""
+    """``make``: a mixer over a transport. ``exact``: it gives W X to so much of the largest value. ``codec``:
+    what rows are encoded by. ``contracts``: the consensus distance of 8 nodes on a ring falls to so much of
+    what it was in 100 steps.
+    """
 
     make: Callable[[Transport, Ledger, Placement], Mixer]
-    exact: bool = False
+    exact: float | None = None
+    codec: Base | None = None
+    contracts: float | None = None
+
+
+def _direct(codec: Base, exact: float, contracts: float) -> Case:
+    return Case(lambda t, ledger, p: DirectMixer(t, ledger, p, codec), exact, codec, contracts)
+
+
+def _choco(codec: Base, gamma: float, contracts: float, exact: float | None = None) -> Case:
+    return Case(lambda t, ledger, p: ChocoMixer(t, ledger, p, codec, gamma=gamma), exact, codec, contracts)
+
+
+def _squeeze(codec: Base, eta: float, contracts: float) -> Case:
+    return Case(lambda t, ledger, p: SqueezeMixer(t, ledger, p, codec, eta=eta), None, codec, contracts)
 
 
 CASES: Final[dict[str, Case]] = {
-    "dense": Case(DenseMixer, exact=True),
-    "dense in short segments": Case(
-        lambda transport, ledger, placement: DenseMixer(transport, ledger, placement, segment=64), exact=True
-    ),
+    "dense": Case(DenseMixer, 1e-6, contracts=1e-4),
+    "dense in short segments": Case(lambda t, ledger, p: DenseMixer(t, ledger, p, segment=64), 1e-6),
+    "direct, as it is": _direct(Identity(), 1e-6, 1e-4),
+    "direct, fp16": _direct(FP16(), 2e-3, 1e-3),
+    "direct, bf16": _direct(BF16(), 2e-2, 1e-2),
+    "direct, 8 bits": _direct(QSGD(width=8, block=64), 3e-2, 5e-2),
+    "choco, top-k": _choco(TopK(ratio=0.1), 0.2, 0.03),
+    "choco, one bit": _choco(OneBit(), 0.2, 0.1),
+    "choco, one bit by block": _choco(OneBit(block=32), 0.2, 0.03),
+    "choco, 8 bits": _choco(QSGD(width=8, block=64), 0.8, 1e-3),
+    "squeeze, top-k": _squeeze(TopK(ratio=0.25), 0.1, 0.35),
+    "squeeze, one bit": _squeeze(OneBit(), 0.1, 0.35),
 }
 
 
@@ -104,7 +131,7 @@ def gathered(transport: Transport, placement: Placement, rows: torch.Tensor) -> 
 
 
 def law_rows_become_the_product(transport: Transport, case: Case, placement: Placement) -> None:
-    if not case.exact:
+    if case.exact is None:
         return
     mixer, nodes = case.make(transport, Ledger(), placement), nodes_of(placement)
     for n in SIZES:
@@ -113,7 +140,7 @@ def law_rows_become_the_product(transport: Transport, case: Case, placement: Pla
             mine = hosted(transport, placement, before)
             assert mixer.mix(mine, MixingMatrix.from_dense(matrix), 0) == ()
             wanted = matrix @ before.double().numpy()
-            bound = 1e-6 * (np.abs(matrix) @ np.abs(before.double().numpy()) + 1)
+            bound = case.exact * (np.abs(matrix) + np.eye(nodes)).sum(1, keepdims=True) * (3 + nodes)
             assert (np.abs(gathered(transport, placement, mine) - wanted) <= bound).all()
     mixer.close()
 
@@ -150,9 +177,10 @@ def law_what_is_not_finite_reaches_nobody(transport: Transport, case: Case, plac
                 assert torch.equal(mine[row].nan_to_num(), before[spoilt].nan_to_num())
             else:
                 assert mine[row].isfinite().all()
-                if case.exact:
+                if case.exact is not None:
                     wanted = kept[node] @ before.double().nan_to_num(0, 0, 0).numpy()
-                    np.testing.assert_allclose(mine[row].double().numpy(), wanted, atol=1e-4)
+                    bound = 2 * case.exact * (3 + nodes)
+                    np.testing.assert_allclose(mine[row].double().numpy(), wanted, rtol=0, atol=bound)
     mixer.close()
 
 
@@ -173,17 +201,92 @@ def law_started_ones_give_the_same_bits(transport: Transport, case: Case, placem
 
 
 def law_the_ledger_has_what_was_sent(transport: Transport, case: Case, placement: Placement) -> None:
-    if not case.exact:
-        return
     nodes, ledger, counting = nodes_of(placement), Ledger(), Counting(transport)
-    mixer = case.make(counting, ledger, placement)
-    for make in MATRICES.values():
-        for n in SIZES:
-            matrix = MixingMatrix.from_dense(make(nodes))
-            mixer.mix(hosted(transport, placement, everyones(n, nodes)), matrix, 0)
-            assert ledger.take()["gossip"] == counting.sent
-            assert counting.sent == gossip_bytes(matrix, placement, transport.rank, 4 * n)
+    for matrix in (MixingMatrix.from_dense(make(nodes)) for make in MATRICES.values()):
+        mixer = case.make(counting, ledger, placement)
+        for n in (1003,) if case.codec else SIZES:
             counting.sent = 0
+            mixer.mix(hosted(transport, placement, everyones(n, nodes)), matrix, 0)
+            sent = ledger.take()
+            assert sent.get("gossip", 0) + sent.get("headers", 0) == counting.sent
+            nbytes = 4 * n if case.codec is None else case.codec.nbytes(n)
+            formula = gossip_bytes(matrix, placement, transport.rank, nbytes)
+            if case.codec is None or isinstance(case.codec, FP16 | BF16 | Identity | OneBit | QSGD):
+                assert sent.get("gossip", 0) == formula
+            assert sent.get("gossip", 0) <= formula
+            assert (counting.sent == 0) == (formula == 0)
+
+
+def law_the_nodes_come_to_agree(transport: Transport, case: Case, placement: Placement) -> None:
+    if case.contracts is None or nodes_of(placement) > 8:
+        return
+    mixer, nodes = case.make(transport, Ledger(), placement), nodes_of(placement)
+    matrix, mine = MixingMatrix.from_dense(ring(nodes)), hosted(transport, placement, everyones(330, nodes))
+    before = disagreement(gathered(transport, placement, mine))
+    for round_ in range(100):
+        mixer.mix(mine, matrix, round_)
+    assert disagreement(gathered(transport, placement, mine)) <= case.contracts * before
+    mixer.close()
+
+
+def disagreement(rows: Matrix) -> float:
+    """The consensus distance, sqrt(1/N sum ||x_i - mean||^2)."""
+    return float(np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean()))
+
+
+def law_it_goes_on_from_what_it_kept(transport: Transport, case: Case, placement: Placement) -> None:
+    nodes = nodes_of(placement)
+    matrix = MixingMatrix.from_dense(ring(nodes))
+
+    def rounds(mixer: Mixer, numbers: range, rows: torch.Tensor) -> torch.Tensor:
+        for number in numbers:
+            rows += hosted(transport, placement, everyones(1003, nodes, number))
+            mixer.mix(rows, matrix, number)
+        return rows
+
+    first, second = (case.make(transport, Ledger(), placement) for _ in range(2))
+    mine = rounds(first, range(3), hosted(transport, placement, everyones(1003, nodes)))
+    saved = {node: {name: kept.clone() for name, kept in of.items()} for node, of in first.state().items()}
+    assert set(saved) <= set(placement[transport.rank])
+    second.restore({**saved, nodes: {}})
+    again = rounds(second, range(3, 6), mine.clone())
+    assert torch.equal(rounds(first, range(3, 6), mine), again)
+
+
+def law_any_placement_gives_the_same(transport: Transport, case: Case, placement: Placement) -> None:
+    """Compared with all nodes on the first rank."""
+    nodes = nodes_of(placement)
+    together: Placement = (tuple(range(nodes)), *[()] * (transport.size - 1))
+    matrix, before = MixingMatrix.from_dense(ring(nodes)), everyones(1003, nodes)
+    results = []
+    for place in (placement, together):
+        mixer, mine = case.make(transport, Ledger(), place), hosted(transport, place, before)
+        for round_ in range(2):
+            mixer.mix(mine, matrix, round_)
+        results.append(gathered(transport, place, mine))
+        mixer.close()
+    # Where a sum is rounded another way, a codec may round it to another of its values.
+    atol = 1e-5 if case.codec is None else 0.1 * nodes
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=atol)
+
+
+def law_a_changed_message_names_its_sender(transport: Transport, case: Case, placement: Placement) -> None:
+    """Rank 0 sends its right neighbour a message with one bit turned; ranks must be threads, as they part
+    ways here.
+    """
+    nodes, counting = nodes_of(placement), Counting(transport)
+    matrix = MixingMatrix.from_dense(np.full((nodes, nodes), 1 / nodes))
+    if transport.rank == 0:
+        counting.alter = (1, 12345)
+    mixer, mine = (
+        case.make(counting, Ledger(), placement),
+        hosted(transport, placement, everyones(1003, nodes)),
+    )
+    if transport.rank == 1:
+        with pytest.raises(WireError, match="message of rank 0: "):
+            mixer.mix(mine, matrix, 0)
+    else:
+        mixer.mix(mine, matrix, 0)
 
 
 def law_unfit_rows_are_refused(transport: Transport, case: Case, placement: Placement) -> None:
@@ -200,4 +303,8 @@ def law_unfit_rows_are_refused(transport: Transport, case: Case, placement: Plac
     mixer.close()
 
 
-LAWS: Final = [value for name, value in list(globals().items()) if name.startswith("law_")]
+PARTING: Final = (law_a_changed_message_names_its_sender,)
+"""Laws whose ranks do not all end well: for threads only, and mixers that encode."""
+LAWS: Final = [
+    value for name, value in list(globals().items()) if name.startswith("law_") and value not in PARTING
+]
