@@ -25,7 +25,7 @@ VALUES: Final = 0x7E02
 ANSWER: Final = 0x7E03
 
 ASK: Final = np.array([1], np.uint8)
-_DONE: Final = np.array([2], np.uint8)
+DONE: Final = np.array([2], np.uint8)
 REQUEST: Final = 1
 """Bytes of a request beside the values: one that says what it is."""
 _ITEM: Final = 4
@@ -104,7 +104,7 @@ class Service:
 
     def finish(self, timeout: float | None) -> None:
         """Tells the peers that nothing more is asked, and answers until all of them have said so."""
-        requests = [self._transport.isend(_DONE, peer, HEADER) for peer in self._peers]
+        requests = [self._transport.isend(DONE, peer, HEADER) for peer in self._peers]
         self._thread.join(timeout)
         self.check()
         if self._thread.is_alive():

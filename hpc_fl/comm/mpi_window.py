@@ -93,7 +93,7 @@ class MpiWindow(Window):
             raise TransportError(
                 "window: MPI was not started for several threads; start it with MPI_THREAD_MULTIPLE"
             )
-        self._comm, self._timeout = cast("MPI.Intracomm", comm.Dup()), timeout
+        self._comm, self._limit = cast("MPI.Intracomm", comm.Dup()), timeout
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
         sizes = np.empty(comm.Get_size(), np.int64)
         self._comm.Allgather(np.array([elements], np.int64), sizes)
@@ -116,10 +116,10 @@ class MpiWindow(Window):
 
     def _call(self, what: str, job: Callable[[], None]) -> None:
         try:
-            self._engine.do(job, self._timeout)
+            self._engine.do(job, self._limit)
         except Late:
             raise TransportTimeout(
-                f"rank {MPI.COMM_WORLD.Get_rank()}: {what}: not complete within {self._timeout} s"
+                f"rank {MPI.COMM_WORLD.Get_rank()}: {what}: not complete within {self._limit} s"
             ) from None
         except MPI.Exception as error:
             raise failure(self._comm, what, error) from None

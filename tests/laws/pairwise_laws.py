@@ -199,6 +199,7 @@ def law_silence_is_a_timeout(t: Transport) -> None:
         with averager.locked():
             t.barrier()
             t.barrier()
+        averager.close(LIMIT)
     else:
         t.barrier()
         with pytest.raises(TransportTimeout, match=r"rank 1: averaging with rank 0: no answer within 0\.1 s"):

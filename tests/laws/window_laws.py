@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpc_fl.collectives import NeighborWindow, PushSumWindow
 from hpc_fl.comm.transport import Transport
-from hpc_fl.errors import TransportError
+from hpc_fl.errors import TransportError, TransportTimeout
 from hpc_fl.telemetry.ledger import Ledger
 
 Doubles = NDArray[np.float64]
@@ -87,6 +87,24 @@ def law_no_call_inside_locked(t: Transport) -> None:
     with window.locked(), pytest.raises(TransportError, match="holds it"):
         window.put(np.zeros(1, np.float32), t.rank)
     window.put(np.ones(1, np.float32), t.rank)
+    window.close()
+
+
+def law_a_lock_not_given_back_is_a_timeout(t: Transport) -> None:
+    """And the window goes on when it is."""
+    window = t.window(1)
+    if t.rank == 0:
+        with window.locked():
+            t.barrier()
+            t.barrier()
+    else:
+        limit, window._limit = window._limit, 0.05  # type: ignore[attr-defined]
+        t.barrier()
+        with pytest.raises(TransportTimeout, match=r"window of rank 0: .* within 0\.05 s"):
+            window.put(np.zeros(1, np.float32), 0)
+        window._limit = limit  # type: ignore[attr-defined]
+        t.barrier()
+    window.accumulate(np.ones(1, np.float32), 0)
     window.close()
 
 
@@ -213,6 +231,7 @@ LAWS: list[Callable[[Transport], None]] = [
     law_accumulated_values_add_up,
     law_windows_may_differ_in_size_and_number,
     law_no_call_inside_locked,
+    law_a_lock_not_given_back_is_a_timeout,
     law_no_mass_is_lost,
     law_push_sum_finds_the_mean,
     law_values_and_weight_arrive_together,

@@ -33,7 +33,8 @@ def run_in_group(command: list[str], seconds: float, env: dict[str, str]) -> tup
 
 ALL = ("tests/parallel",)
 COLLECTIVES = tuple(
-    f"tests/parallel/test_{name}_ranks.py" for name in ("dense", "mixer", "reduction", "sparse")
+    f"tests/parallel/test_{name}_ranks.py"
+    for name in ("dense", "mixer", "pairwise", "reduction", "sparse", "window")
 )
 
 

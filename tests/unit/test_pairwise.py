@@ -8,7 +8,7 @@ import torch
 from laws import pairwise_laws
 
 from hpc_fl.collectives import PairwiseAverager
-from hpc_fl.collectives.pairwise_service import ASK, HEADER, VALUES, Service
+from hpc_fl.collectives.pairwise_service import ASK, DONE, HEADER, VALUES, Service
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks
 from hpc_fl.comm.transport import Transport
 from hpc_fl.errors import TransportError
@@ -72,10 +72,11 @@ def test_a_service_that_failed_is_told_of() -> None:
         if transport.rank == 1:
             averager._transport.send(ASK, 0, HEADER)
             averager._transport.send(torch.zeros(5), 0, VALUES)
+            averager.close(10.0)
         else:
             averager._service._thread.join()
             with pytest.raises(TransportError, match=r"service thread failed: .* 20 bytes"):
                 averager.average_with(1)
-        transport.barrier()
+            averager._transport.send(DONE, 1, HEADER)
 
     run_ranks(2, law)
