@@ -14,11 +14,12 @@ from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.telemetry.spans import PHASES, Spans
 from hpc_fl.training.evaluate import Scores
 
-KINDS: Final = ("allreduce", "allgather", "gossip", "headers", "measuring", "control")
-"""Kinds of bytes: sums, encoded or not; payloads to all; payloads to neighbours; what is around payloads; the
-search for the fastest way, and the mean of the parties' own models; the scores and these records.
+KINDS: Final = ("allreduce", "allgather", "gossip", "broadcast", "headers", "measuring", "control")
+"""Kinds of bytes: sums, encoded or not; payloads to all; payloads to neighbours; what a group's leader hands
+back; what is around payloads; the search for the fastest way, and the mean of the parties' own models; the
+scores and these records.
 """
-_EXCHANGED: Final = 4
+_EXCHANGED: Final = 5
 """The first so many are what the exchange sends."""
 
 

@@ -170,8 +170,8 @@ class Session:
         """Who mixes with whom; None where all parties agree on one model."""
         if self._config.exchange.topology is None:
             return None
-        hosts = build.parties_by_host(self._transport, self.parties.placement)
-        return build.make_schedule(self._config, build.make_decentralised(self._config), hosts)
+        strategy = build.make_decentralised(self._config)
+        return build.make_schedule(self._config, strategy, self._transport, self.parties.placement)
 
     def _sinks(self, after_round: int | None) -> list[Sink]:
         config, folder, wanted = self._config, self._folder, self._config.telemetry

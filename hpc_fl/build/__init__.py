@@ -15,7 +15,6 @@ from hpc_fl.build.gossip import (
     make_decentralised,
     make_gossip,
     make_schedule,
-    parties_by_host,
 )
 from hpc_fl.build.parts import (
     COHORTS,
@@ -66,7 +65,6 @@ __all__ = [
     "make_schedule",
     "make_strategy",
     "make_work",
-    "parties_by_host",
     "pick_device",
     "settle_codec",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hpc_fl import strategies, topology
 from hpc_fl.build.exchange import fitting_codec
 from hpc_fl.build.parts import find, is_custom
-from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, SqueezeMixer
+from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, HierarchicalMixer, SqueezeMixer
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.collectives.node import host_names
 from hpc_fl.comm.transport import Transport
@@ -74,19 +74,26 @@ def make_decentralised(config: Config) -> Decentralised:
     return GOSSIP[config.strategy.name](**config.strategy.options())
 
 
-def make_schedule(config: Config, strategy: Decentralised, hosts: Sequence[Sequence[int]] = ()) -> Schedule:
-    """The mixing matrices of all rounds, over the parties; ``hosts``: the parties of each machine, which are
-    the groups of a hierarchical topology. Raises :class:`ConfigError` for one that cannot serve.
+def make_schedule(
+    config: Config, strategy: Decentralised, transport: Transport, placement: Placement
+) -> Schedule:
+    """The mixing matrices of all rounds, over the parties. Every rank must call it. Raises
+    :class:`ConfigError` for a topology that cannot serve.
     """
     assert config.exchange.topology is not None
-    rule = topology.push_sum if strategy.directed else WEIGHTS[config.exchange.gossip.weights]
     try:
-        return Schedule(_topology(config.exchange.topology, config, hosts), rule, lazy=strategy.lazy)
+        found = _topology(config.exchange.topology, config, transport, placement)
+        if found.size != config.parties:
+            raise TopologyError(f"{found.name} has {found.size} nodes, parties are {config.parties}")
+        # Weights that came with a topology stay, unless others are asked for.
+        pushes = strategy.directed and found.given is None
+        rule = topology.push_sum if pushes else WEIGHTS[config.exchange.gossip.weights]
+        return Schedule(found, rule, lazy=strategy.lazy)
     except TopologyError as error:
         raise ConfigError(f"exchange.topology: {error}") from error
 
 
-def _topology(section: Named, config: Config, hosts: Sequence[Sequence[int]]) -> Topology:
+def _topology(section: Named, config: Config, transport: Transport, placement: Placement) -> Topology:
     if is_custom(section):
         custom: Topology = find(section.name, "exchange.topology.name")(
             config.parties, **section.options()["args"]
@@ -95,27 +102,26 @@ def _topology(section: Named, config: Config, hosts: Sequence[Sequence[int]]) ->
     options = section.options()
     if "path" in options:
         return topology.from_file(options["path"])
-    if "between" in options:
-        return topology.hierarchical(
-            _groups(options["group"], config.parties, hosts), TOPOLOGIES[options["between"]]
-        )
+    if "group" in options:
+        groups = GROUPS[options["group"]](transport, placement)
+        return topology.hierarchical([group for group in groups if group], TOPOLOGIES[options["between"]])
     seed = {"seed": config.seed} if section.name in SEEDED else {}
     return TOPOLOGIES[section.name](config.parties, **options, **seed)
 
 
-def _groups(size: int | None, parties: int, hosts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    if size is None:
-        return [group for group in hosts if group]
-    return [range(first, min(first + size, parties)) for first in range(0, parties, size)]
-
-
-def parties_by_host(transport: Transport, placement: Placement) -> list[list[int]]:
-    """The parties of each machine. Every rank must call it."""
+def _by_machine(transport: Transport, placement: Placement) -> list[list[int]]:
     names = host_names(transport)
     found: dict[str, list[int]] = {name: [] for name in names}
     for name, parties in zip(names, placement, strict=True):
         found[name] += parties
-    return [sorted(parties) for parties in found.values()]
+    return list(found.values())
+
+
+GROUPS: Final[dict[str, Callable[[Transport, Placement], Sequence[Sequence[int]]]]] = {
+    "machine": _by_machine,
+    "rank": lambda _, placement: placement,
+}
+"""The parties that average first, in a hierarchical topology. Every rank must call it."""
 
 
 def make_gossip(
@@ -167,7 +173,7 @@ def _placed(make: Make, schedule: Schedule) -> Make:
     """The same between groups, where there are groups: inside them, an allreduce."""
     if not schedule.groups:
         return make
-    from hpc_fl.collectives import HierarchicalMixer  # TEMP
+
     return lambda transport, ledger, placement: HierarchicalMixer(
         transport, ledger, placement, schedule.groups, make
     )

@@ -56,7 +56,7 @@ def reduction(
     if not carrier.carries(codec):
         raise CodecError(f"collective {carrier.name} cannot carry {codec.name}")
     keeps = codec.needs_feedback if feedback is None else feedback
-    return carrier(_transport(comm), ledger or Ledger(), codec, feedback=keeps, mean=mean, **options)
+    return carrier(transport_of(comm), ledger or Ledger(), codec, feedback=keeps, mean=mean, **options)
 
 
 def allreduce(
@@ -73,7 +73,7 @@ def allreduce(
     ``buffer``: a torch tensor, NumPy or CuPy array. One call alone: nothing is kept back for a next one, for
     which :func:`reduction` is there. Errors are those of :class:`Compressed`.
     """
-    transport = _transport(comm)
+    transport = transport_of(comm)
     once = reduction(transport, codec, feedback=False, mean=mean, ledger=ledger)
     reduced = once.allreduce(buffer, weight)
     once.close()  # not after an error, when other ranks may be elsewhere
@@ -82,7 +82,7 @@ def allreduce(
     return reduced
 
 
-def _transport(comm: Transport | MPI.Comm) -> Transport:
+def transport_of(comm: Transport | MPI.Comm) -> Transport:
     """A transport as it is; a communicator's."""
     if not hasattr(comm, "Get_rank"):
         return comm

@@ -110,12 +110,10 @@ class Expander(Named):
 
 
 class Hierarchical(Named):
-    """The mean inside a group, then the groups by ``between``. ``group``: so many parties in a row are one;
-    null: those on one machine.
-    """
+    """The mean of the parties on a machine, or on a rank, then those means by ``between``."""
 
     name: Literal["hierarchical"] = "hierarchical"
-    group: Count | None = None
+    group: Literal["machine", "rank"] = "machine"
     between: Literal["ring", "complete", "exponential", "one_peer_exponential"] = "exponential"
 
 

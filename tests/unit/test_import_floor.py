@@ -51,13 +51,14 @@ NEVER: Final = {("compression", "comm"): "codecs know nothing of ranks"}
 NEIGHBOURS: Final = {
     ("build", "config"),
     ("build", "rounds"),
+    ("optimizers", "strategies"),
     ("rundir", "config"),
     ("session", "federation"),
     ("bench", "session"),
     ("__main__", "cli"),
 }
-"""Imports on one floor: build makes objects of the config and rundir keeps it, a session runs a federation, a
-benchmark measures a session, __main__ starts the cli.
+"""Imports on one floor: build makes objects of the config, rounds among them, and rundir keeps it; optimizers
+are strategies on a rank; a session runs a federation, a benchmark measures a session, __main__ starts the cli.
 """
 BASEMENT: Final = "errors"
 
