@@ -15,6 +15,7 @@ from hpc_fl.collectives.hierarchical import HierarchicalMixer
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes
 from hpc_fl.collectives.mixer import Mixer, MixingHandle, NodeStates, Placement
+from hpc_fl.collectives.neighbor import NeighborAllreduce, neighbor_allgather, neighbor_allreduce
 from hpc_fl.collectives.onesided import NeighborWindow, PushSumWindow
 from hpc_fl.collectives.pairwise import Averaged, PairwiseAverager
 from hpc_fl.collectives.ring import Ring, ring_bytes
@@ -49,6 +50,7 @@ __all__ = [
     "LowRankMean",
     "Mixer",
     "MixingHandle",
+    "NeighborAllreduce",
     "NeighborWindow",
     "NodeStates",
     "PairwiseAverager",
@@ -70,6 +72,8 @@ __all__ = [
     "doubling_bytes",
     "gossip_bytes",
     "lowrank_bytes",
+    "neighbor_allgather",
+    "neighbor_allreduce",
     "reduction",
     "ring_bytes",
     "sharded_bytes",

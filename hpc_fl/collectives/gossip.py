@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_fl.collectives.lane import Lane, Running
@@ -87,13 +85,3 @@ class Gossip(ABC):
         """Waits for what is under way and frees the transport (collective)."""
         self._lane.close()
         self._transport.close()
-
-
-def local_weights(weights: NDArray[np.float64], sound: list[bool]) -> NDArray[np.float64]:
-    """``weights`` (B, B) with those of rows that are not ``sound`` kept by their takers."""
-    if all(sound):
-        return weights
-    kept, bad = weights.copy(), np.flatnonzero(~np.array(sound))
-    kept[np.diag_indices(len(kept))] += kept[:, bad].sum(1)
-    kept[:, bad] = 0
-    return kept

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from laws import gossip_laws
+from laws import gossip_laws, neighbor_laws
 from laws.gossip_laws import CASES, PLACEMENTS, Case
 
 from hpc_fl.collectives.mixer import Placement
@@ -26,3 +26,8 @@ def test_law(
     transport: Transport,
 ) -> None:
     law(transport, case, place(transport.size))
+
+
+@pytest.mark.parametrize("law", neighbor_laws.LAWS)
+def test_law_of_neighbours(law: Callable[[Transport], None], transport: Transport) -> None:
+    law(transport)
