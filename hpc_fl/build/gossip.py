@@ -8,7 +8,14 @@ from typing import Any, Final
 from hpc_fl import strategies, topology
 from hpc_fl.build.exchange import fitting_codec
 from hpc_fl.build.parts import find, is_custom
-from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, HierarchicalMixer, SqueezeMixer
+from hpc_fl.collectives import (
+    ChocoMixer,
+    DenseMixer,
+    DirectMixer,
+    HierarchicalMixer,
+    PairwiseMixer,
+    SqueezeMixer,
+)
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.collectives.node import host_names
 from hpc_fl.comm.transport import Transport
@@ -16,7 +23,7 @@ from hpc_fl.compression import Codec
 from hpc_fl.config import Config
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
-from hpc_fl.errors import CodecError, ConfigError, TopologyError
+from hpc_fl.errors import CodecError, ConfigError, TopologyError, TransportError
 from hpc_fl.exchange import GossipExchange
 from hpc_fl.flat import FlatModel
 from hpc_fl.strategies import MODEL, Decentralised
@@ -55,6 +62,7 @@ GOSSIP: Final[dict[str, Callable[..., Decentralised]]] = {
     "d2": strategies.D2,
     "gradient_tracking": strategies.GradientTracking,
     "quasi_global": strategies.QuasiGlobal,
+    "adpsgd": strategies.ADPSGD,
 }
 """Algorithms of parties with models of their own."""
 
@@ -138,13 +146,15 @@ def make_gossip(
     """
     lengths = {MODEL: model.n, **strategy.travels(model.n)}
     try:
-        make = _mixer(config.exchange, config, model)
+        make = _pairwise(config) if strategy.pairwise else _mixer(config.exchange, config, model)
         mixers = {
             name: _placed(make if length > 1 else DenseMixer, schedule)(transport, ledger, placement)
             for name, length in lengths.items()
         }
     except CodecError as error:
         raise ConfigError(f"exchange.codec: {error}") from error
+    except TransportError as error:
+        raise ConfigError(f"strategy: {error}") from error
     return GossipExchange(transport, schedule, mixers, ledger, elements=sum(lengths.values()))
 
 
@@ -154,6 +164,10 @@ def usual_step(codec: Codec, n: int) -> float:
 
 
 Make = Callable[[Transport, Ledger, Placement], Mixer]
+
+
+def _pairwise(config: Config) -> Make:
+    return lambda transport, ledger, placement: PairwiseMixer(transport, ledger, placement, seed=config.seed)
 
 
 def _mixer(section: ExchangeSection, config: Config, model: FlatModel) -> Make:

@@ -15,9 +15,11 @@ from hpc_fl.collectives.hierarchical import HierarchicalMixer
 from hpc_fl.collectives.link import Link
 from hpc_fl.collectives.lowrank import LowRankMean, lowrank_bytes
 from hpc_fl.collectives.mixer import Mixer, MixingHandle, NodeStates, Placement
+from hpc_fl.collectives.mixing import mixing
 from hpc_fl.collectives.neighbor import NeighborAllreduce, neighbor_allgather, neighbor_allreduce
 from hpc_fl.collectives.onesided import NeighborWindow, PushSumWindow
 from hpc_fl.collectives.pairwise import Averaged, PairwiseAverager
+from hpc_fl.collectives.pairwise_mixer import PairwiseMixer
 from hpc_fl.collectives.ring import Ring, ring_bytes
 from hpc_fl.collectives.routes import gossip_bytes
 from hpc_fl.collectives.sharded import Sharded
@@ -54,6 +56,7 @@ __all__ = [
     "NeighborWindow",
     "NodeStates",
     "PairwiseAverager",
+    "PairwiseMixer",
     "Placement",
     "PushSumWindow",
     "Reduced",
@@ -72,6 +75,7 @@ __all__ = [
     "doubling_bytes",
     "gossip_bytes",
     "lowrank_bytes",
+    "mixing",
     "neighbor_allgather",
     "neighbor_allreduce",
     "reduction",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_fl.config.exchange import Exchange
-from hpc_fl.config.gossip import DIRECTED
+from hpc_fl.config.gossip import CHANGING, DIRECTED
 from hpc_fl.config.section import Named
 from hpc_fl.config.strategies import DECENTRALISED, FedAvg
 from hpc_fl.config.training import Optimizer
@@ -24,6 +24,7 @@ def pairing_problem(strategy: Named, exchange: Exchange, cohort: Named, optimize
         _choco_problem(strategy, exchange, cohort)
         or _weights_problem(strategy, exchange.topology, exchange.gossip.weights)
         or _momentum_problem(strategy, optimizer)
+        or _pairwise_problem(strategy, exchange, cohort)
     )
 
 
@@ -57,4 +58,17 @@ def _momentum_problem(strategy: Named, optimizer: Optimizer) -> str | None:
     return (
         f"training.optimizer.momentum: got {momentum} with strategy: quasi_global, which takes its place; "
         "expected 0"
+    )
+
+
+def _pairwise_problem(strategy: Named, exchange: Exchange, cohort: Named) -> str | None:
+    assert exchange.topology is not None
+    plain = exchange.method == "dense" and cohort.name == "all"
+    unfit = (*DIRECTED, *CHANGING, "hierarchical")
+    if strategy.name != "adpsgd" or (plain and exchange.topology.name not in unfit):
+        return None
+    return (
+        f"strategy.name: got 'adpsgd' with exchange.topology: {exchange.topology.name}, exchange.codec: "
+        f"{exchange.codec.name} and cohort: {cohort.name}; expected an undirected topology such as ring, "
+        "codec identity and cohort all"
     )

@@ -90,6 +90,12 @@ class GradientTracking(Named):
     name: Literal["gradient_tracking"] = "gradient_tracking"
 
 
+class ADPSGD(Named):
+    """Average with one neighbour at a time, in no order; one party a rank."""
+
+    name: Literal["adpsgd"] = "adpsgd"
+
+
 class QuasiGlobal(Named):
     """Momentum along the way of the mixed models, in place of the local optimiser's."""
 
@@ -98,7 +104,7 @@ class QuasiGlobal(Named):
     decay: Fraction = 0.9
 
 
-DECENTRALISED = ("dpsgd", "sgp", "d2", "gradient_tracking", "quasi_global")
+DECENTRALISED = ("dpsgd", "sgp", "d2", "gradient_tracking", "quasi_global", "adpsgd")
 """Strategies of parties that keep models of their own, over ``exchange.topology``. FedAvg without a server is
 the first of them.
 """
@@ -115,6 +121,7 @@ Strategy = Annotated[
     | Annotated[SGP, Tag("sgp")]
     | Annotated[D2, Tag("d2")]
     | Annotated[GradientTracking, Tag("gradient_tracking")]
-    | Annotated[QuasiGlobal, Tag("quasi_global")],
+    | Annotated[QuasiGlobal, Tag("quasi_global")]
+    | Annotated[ADPSGD, Tag("adpsgd")],
     *choice("fedavg"),
 ]

@@ -1,5 +1,6 @@
 """Algorithms: one file each, its paper cited on top."""
 
+from hpc_fl.strategies.adpsgd import ADPSGD
 from hpc_fl.strategies.d2 import D2
 from hpc_fl.strategies.decentralised import MASS, MODEL, Decentralised, Gossip, Local, Own
 from hpc_fl.strategies.dpsgd import DPSGD
@@ -15,6 +16,7 @@ from hpc_fl.strategies.sgp import SGP
 from hpc_fl.strategies.strategy import Averaging, PartyStates, State, Strategy
 
 __all__ = [
+    "ADPSGD",
     "D2",
     "DPSGD",
     "MASS",

@@ -57,7 +57,7 @@ class Decentralised(Protocol):
     ``overlaps``: models are mixed while the parties train, from copies that :meth:`settle` adds up with what
     :meth:`offer` left. ``directed``: made for column-stochastic mixing (push-sum); others need matrices whose
     rows and columns sum to one. ``lazy``: needs (I + W) / 2, whose eigenvalues are not negative, in place of
-    W.
+    W. ``pairwise``: averages with one neighbour at a time, in no order, in place of mixing by the matrix.
     """
 
     @property
@@ -68,6 +68,9 @@ class Decentralised(Protocol):
 
     @property
     def lazy(self) -> bool: ...
+
+    @property
+    def pairwise(self) -> bool: ...
 
     def travels(self, n: int) -> Mapping[str, int]:
         """The names of the mixed buffers besides the model, and their lengths; they begin as zeros."""
@@ -98,6 +101,7 @@ class Gossip:
     overlaps: bool = False
     directed: ClassVar[bool] = False
     lazy: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
 
     def travels(self, n: int) -> Mapping[str, int]:
         return {}

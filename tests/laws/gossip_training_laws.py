@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import torch
 from laws.training_laws import params_of, run
 
 from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.inprocess import solo
 from hpc_fl.comm.transport import Transport
+from hpc_fl.errors import ConfigError
 from hpc_fl.rounds import GossipRounds
 from hpc_fl.session import Session
 from hpc_fl.strategies import MODEL
@@ -81,7 +83,7 @@ def law_the_consensus_model_is_the_same_everywhere_and_the_mean(transport: Trans
 
 def law_over_a_complete_graph_gossip_is_an_allreduce(transport: Transport, folder: Path) -> None:
     """Of parties that count alike."""
-    equal = {"strategy": {"name": "fedavg", "weighting": "equal"}, "training": PLAIN}
+    equal: dict[str, Any] = {"strategy": {"name": "fedavg", "weighting": "equal"}, "training": PLAIN}
     agreed = params_of(run(transport, folder / "agreed", **equal))
     for name in ("dpsgd", "sgp"):
         mixed = gossip(transport, folder / name, strategy=name, exchange={"topology": "complete"})
@@ -103,6 +105,25 @@ def law_a_hierarchy_is_an_allreduce_inside_and_gossip_between(transport: Transpo
     for party, model in models_of(grouped).items():
         assert torch.equal(model, models_of(again)[party])
         torch.testing.assert_close(model, models_of(complete)[party], rtol=1e-4, atol=1e-5)
+
+
+def law_pairs_average_in_no_order(transport: Transport, folder: Path) -> None:
+    size = transport.size
+    changes = {"strategy": "adpsgd", "parties": size, "partition": "shuffle", "evaluate": {"every": 1}}
+    session = gossip(transport, folder / "run", exchange={"topology": "complete"}, **changes, rounds=6)
+    assert len(set(allgather_bytes(transport, params_of(session).numpy().tobytes()))) == 1
+    alone = gossip(transport, folder / "alone", exchange={"topology": "complete"}, **changes, rounds=1)
+    gossip(transport, folder / "run", exchange={"topology": "complete"}, **changes, rounds=7, resume=True)
+    if transport.rank == 0:
+        first, last = (read_jsonl(folder / name / "metrics.jsonl")[-1] for name in ("alone", "run"))
+        assert last["round"] == 7
+        assert last["loss"] < first["loss"]
+    if size > 1:
+        with pytest.raises(ConfigError, match="as many ranks as parties"):
+            gossip(
+                transport, folder / "bad", exchange={"topology": "ring"}, **{**changes, "parties": size + 1}
+            )
+    assert alone.federation.round == 1
 
 
 def law_both_executors_train_own_models(transport: Transport, folder: Path) -> None:
