@@ -12,19 +12,20 @@ copy h_i and z_i = sum_j w_ij (h_j - h_i)::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
-from hpc_fl.collectives.gossip_encoded import Arrivals, EncodedGossip, Takers, detached
+from hpc_fl.backends import Array
+from hpc_fl.collectives.gossip_encoded import Arrivals, EncodedGossip, detached
 from hpc_fl.collectives.mixer import NodeStates, Placement
 from hpc_fl.collectives.routes import Routes
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import Payload
-from hpc_fl.compression.arrays import as_array
+from hpc_fl.compression import Kept, Payload
+from hpc_fl.compression.arrays import as_array, as_tensor
 from hpc_fl.compression.base import Base
 from hpc_fl.compression.reading import Reading
 from hpc_fl.errors import CodecError, TransportError
@@ -33,14 +34,23 @@ from hpc_fl.topology import MixingMatrix
 
 _PUBLIC: Final = "public"
 _PULL: Final = "pull"
+_PIECE: Final = 1 << 16
+"""Elements of a piece: it stays in the cache."""
+_TOGETHER: Final = 4
+"""Payloads of all elements that are held, at most, to be added in one pass."""
+
+AddPart = Callable[[float, int, Array], None]
 
 
 @dataclass
 class _Copies:
-    """``public`` (n,): h_i, what the neighbours know of x_i; ``pull`` (n,): z_i."""
+    """``unsaid`` (n,): -h_i, which, added to x_i, leaves what the neighbours do not know; ``pull`` (n,): z_i;
+    ``hints``: what the codec found last time.
+    """
 
-    public: Tensor
+    unsaid: Tensor
     pull: Tensor
+    hints: Kept = field(default_factory=dict)
 
 
 class ChocoMixer(EncodedGossip):
@@ -83,41 +93,39 @@ class ChocoMixer(EncodedGossip):
         self._matrix = routes.matrix
         for node in self._nodes:
             kept = self._kept.setdefault(node, _Copies(torch.zeros_like(rows[0]), torch.zeros_like(rows[0])))
-            if kept.public.numel() != n:
+            if kept.unsaid.numel() != n:
                 raise CodecError(
-                    f"choco gossip: rows of {n} elements, node {node} had {kept.public.numel()}: use one "
+                    f"choco gossip: rows of {n} elements, node {node} had {kept.unsaid.numel()}: use one "
                     "mixer for each buffer, or call reset() on all ranks"
                 )
-            kept.public, kept.pull = kept.public.to(rows.device), kept.pull.to(rows.device)
+            kept.unsaid, kept.pull = kept.unsaid.to(rows.device), kept.pull.to(rows.device)
+            kept.hints = {name: hint.to(rows.device) for name, hint in kept.hints.items()}
         if self._difference.numel() != n or self._difference.device != rows.device:
             self._difference = torch.empty(n, device=rows.device)
 
     def _encode(self, node: int, x: Tensor, round_: int) -> Payload:
-        difference = torch.sub(x, self._kept[node].public, out=self._difference)
-        return detached(self._codec.at(round_, node).encode(difference), difference)
+        kept, spare = self._kept[node], self._difference
+        return detached(self._codec.at(round_, node).encode_sum(x, kept.unsaid, spare, kept.hints), spare)
 
     def _apply(self, rows: Tensor, routes: Routes, own: list[Payload | None], arrivals: Arrivals) -> None:
         kept = [self._kept[node] for node in self._nodes]
-
-        def take(reading: Reading, takers: Takers) -> None:
-            for row, weight in takers:
-                reading.add(weight, as_array(kept[row].pull))
-
-        for row, (payload, x) in enumerate(zip(own, rows, strict=True)):
+        pulls = [_Pull(as_array(one.pull)) for one in kept]
+        for row, payload in enumerate(own):
             if payload is not None:
-                reading = self._codec.read(payload, as_array(x))
-                reading.add(1.0, as_array(kept[row].public))
-                take(reading, ((row, routes.weights[row, row] - 1.0), *routes.inside[row]))
+                reading = self._codec.read(payload, as_array(rows[row]))
+                reading.add(-1.0, as_array(kept[row].unsaid))
+                for taker, weight in ((row, routes.weights[row, row] - 1.0), *routes.inside[row]):
+                    pulls[taker].take(weight, reading)
         for takers, arrived in arrivals.readings():
             if arrived is not None:
-                take(arrived, takers)
-        for row, x in enumerate(rows):
-            if own[row] is not None:
-                x.add_(kept[row].pull, alpha=self._gamma)
+                for taker, weight in takers:
+                    pulls[taker].take(weight, arrived)
+        for row, pull in enumerate(pulls):
+            pull.move(rows[row] if own[row] is not None else None, self._gamma)
 
     def state(self) -> NodeStates:
         """``public`` and ``pull``, h_i and z_i of each node hosted here (n,)."""
-        return {node: {_PUBLIC: kept.public, _PULL: kept.pull} for node, kept in self._kept.items()}
+        return {node: {_PUBLIC: -kept.unsaid, _PULL: kept.pull} for node, kept in self._kept.items()}
 
     def restore(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """The inverse of :meth:`state`; other nodes' are passed over. Every rank must call it, with states
@@ -125,7 +133,7 @@ class ChocoMixer(EncodedGossip):
         """
         self.reset()
         self._kept = {
-            node: _Copies(state[node][_PUBLIC].clone(), state[node][_PULL].clone())
+            node: _Copies(-state[node][_PUBLIC], state[node][_PULL].clone())
             for node in self._nodes
             if node in state
         }
@@ -133,3 +141,32 @@ class ChocoMixer(EncodedGossip):
     def reset(self) -> None:
         """Forgets all copies and the matrix. Every rank must call it."""
         self._kept, self._matrix = {}, None
+
+
+class _Pull:
+    """z_i, ``pull``, to which decoded payloads are added: several in one pass, piece by piece."""
+
+    def __init__(self, pull: Array) -> None:
+        self._pull = pull
+        self._waiting: list[tuple[float, AddPart]] = []
+
+    def take(self, weight: float, reading: Reading) -> None:
+        """z += weight * the decoded payload, now or in the next pass."""
+        if reading.add_part is None:
+            reading.add(weight, self._pull)
+            return
+        self._waiting.append((weight, reading.add_part))
+        if len(self._waiting) == _TOGETHER:
+            self.move(None, 0.0)
+
+    def move(self, x: Tensor | None, gamma: float) -> None:
+        """What waits is added; then x += gamma z, where there is an x."""
+        if x is None and not self._waiting:
+            return
+        for start in range(0, self._pull.size, _PIECE):
+            piece = self._pull[start : start + _PIECE]
+            for weight, add_part in self._waiting:
+                add_part(weight, start, piece)
+            if x is not None:
+                x[start : start + _PIECE].add_(as_tensor(piece), alpha=gamma)
+        self._waiting.clear()

@@ -50,6 +50,15 @@ class Base(ABC):
     @abstractmethod
     def encode_keeping(self, x: Buffer, kept: Kept | None, spare: Tensor) -> tuple[Payload, Kept]: ...
 
+    def encode_sum(self, x: Buffer, e: Buffer, spare: Tensor, hints: Kept) -> Payload:
+        """The payload of ``x + e`` (n,), of which nothing is kept. ``spare`` (n,): memory to work in, which
+        the payload may share. ``hints``: what the last call like this found, at first nothing; makes this one
+        quicker and never changes the payload.
+        """
+        g = as_array(x, "update")
+        inputs = Inputs(g, as_array(e, "second term"), as_output(spare, g.size, "spare"), {})
+        return self.encode(corrected(inputs))
+
     def settle(self, kept: Kept) -> None:  # noqa: B027 - most codecs keep it formed
         """Forms what ``kept`` holds back, so that its ``residual`` is it: decoded + residual = input + old
         residual. In place; the next call gives the same bits as without.

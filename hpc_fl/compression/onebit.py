@@ -68,6 +68,10 @@ class OneBit(Base):
         kept = {"residual": spare, "scales": as_tensor(packed.scales)}
         return self._payload(inputs.g.size, packed), kept
 
+    def encode_sum(self, x: Buffer, e: Buffer, spare: Tensor, hints: Kept) -> Payload:
+        g = as_array(x, "update")
+        return self._payload(g.size, signs.pack_sum(g, as_array(e, "second term"), self._layout(g.size)))
+
     def settle(self, kept: Kept) -> None:
         signs.settle(kept, self._layout(kept["residual"].numel()))
 

@@ -17,12 +17,14 @@ class Reading:
 
     ``add(weight, out)``: out += weight * the decoded buffer. ``write(out)``: out = the decoded buffer; None
     where that is ``add`` to zeros. ``indices``: int32, the elements that the payload stands for, ascending;
-    None where it stands for all.
+    None where it stands for all. ``add_part(weight, start, out)``: out += weight * the elements from
+    ``start`` on, a multiple of 8; None where parts are not to be had.
     """
 
     add: Callable[[float, Array], None]
     write: Callable[[Array], None] | None = None
     indices: Array | None = None
+    add_part: Callable[[float, int, Array], None] | None = None
 
     def into(self, out: Array) -> None:
         """Overwrites ``out`` with the decoded buffer."""
@@ -100,7 +102,10 @@ def plain(payload: Payload, values: Array, widen: Callable[[Array], Array]) -> R
         for piece in chunks(payload.n):
             out[piece] = widen(values[piece])
 
-    return Reading(add, write)
+    def add_part(weight: float, start: int, out: Array) -> None:
+        out += out.dtype.type(weight) * widen(values[start : start + out.size])
+
+    return Reading(add, write, add_part=add_part)
 
 
 def require_id(payload: Payload, codec_id: int, name: str) -> None:

@@ -44,6 +44,17 @@ def pack(g: Array, before: Inputs | None, layout: Layout) -> Signs:
     return Signs(scales, bits)
 
 
+def pack_sum(g: Array, e: Array, layout: Layout) -> Signs:
+    """The signs of g + e, of which nothing is kept."""
+    backend, bounds = backend_of(g), brought(bounds_of(layout, g.size), g)
+    scales, bits = backend.empty(bounds.size - 1, "float32"), backend.empty(-(-g.size // 8), "uint8")
+    none = backend.empty(bounds.size - 1, "float32")
+    none.fill(0)
+    backend.add_sign(g, e, none, None, bounds, bits, scales)
+    backend.check()
+    return Signs(scales, bits)
+
+
 def settle(kept: Kept, layout: Layout) -> None:
     """The residual less its scales, formed in place; the scales are then 0."""
     c, scales = as_array(kept["residual"]), as_array(kept["scales"])
@@ -76,7 +87,8 @@ def read_signs(payload: Payload, like: Array) -> Reading:
     require(by_block or by_length, payload, f"the segments {layout[:8]} do not make up the buffer")
     scales, bits = parts_of(payload, like, ("float32", segments_in(layout, n)), ("uint8", -(-n // 8)))
     require_scales(scales, payload)
-    bounds = brought(bounds_of(layout, n), like)
+    host_bounds = bounds_of(layout, n)
+    bounds = brought(host_bounds, like)
 
     def add(weight: float, out: Array) -> None:
         backend_of(out).add_signs(bits, bounds, scales, weight, out)
@@ -88,4 +100,11 @@ def read_signs(payload: Payload, like: Array) -> Reading:
             whole = brought(np.array([0, part.size], np.int64), like)
             backend_of(out).add_signs(part_bits, whole, scales, 1.0, part)
 
-    return Reading(add, write if scales.size == 1 else None)
+    def add_part(weight: float, start: int, out: Array) -> None:
+        stop = start + out.size
+        first, last = np.searchsorted(host_bounds, start, "right") - 1, np.searchsorted(host_bounds, stop)
+        part = brought(np.clip(host_bounds[first : last + 1], start, stop) - start, like)
+        part_bits = bits[start // 8 : -(-stop // 8)]
+        backend_of(out).add_signs(part_bits, part, scales[first:last], weight, out)
+
+    return Reading(add, write if scales.size == 1 else None, add_part=add_part)

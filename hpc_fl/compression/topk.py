@@ -11,9 +11,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+from torch import Tensor
+
 from hpc_fl.backends import Array, backend_of
-from hpc_fl.compression.arrays import as_tensor
+from hpc_fl.compression.arrays import as_array, as_tensor
 from hpc_fl.compression.base import Inputs
+from hpc_fl.compression.codec import Buffer, Kept
+from hpc_fl.compression.payload import Payload
 from hpc_fl.compression.sizes import amount, check_amount, check_segments, lengths_of
 from hpc_fl.compression.sparse import Selected, Sparse
 from hpc_fl.errors import CodecError
@@ -80,21 +84,32 @@ class TopK(Sparse):
     def most(self, n: int) -> int:
         return sum(map(self._taken, lengths_of(self.segments, n)))
 
+    def encode_sum(self, x: Buffer, e: Buffer, spare: Tensor, hints: Kept) -> Payload:
+        g, hint = as_array(x, "update"), hints.get("hint")
+        found = None if hint is None else as_array(hint, "hint")
+        chosen = self._choose(g, as_array(e, "second term"), None, found)
+        hints |= chosen.extra
+        return self._payload(g.size, chosen)
+
     def select(self, g: Array, before: Inputs | None) -> Selected:
+        if before is None:
+            return self._choose(g, None, None, None)
+        return self._choose(g, before.e, before.c, before.kept.get("hint"))
+
+    def _choose(self, g: Array, e: Array | None, c: Array | None, hints: Array | None) -> Selected:
+        """The largest of g + e; the rest is written to c, where there is one."""
         backend, lengths = backend_of(g), lengths_of(self.segments, g.size)
         taken = list(map(self._taken, lengths))
         indices, values = backend.empty(sum(taken), "int32"), backend.empty(sum(taken), "float32")
         found = backend.empty(len(taken), "float32")
-        hints = before.kept.get("hint") if before is not None else None
         if hints is not None and hints.size != found.size:
             raise CodecError(f"hint: {hints.size} segments kept, this codec has {found.size}")
         start = place = 0
         for s, (length, k) in enumerate(zip(lengths, taken, strict=True)):
             part, slot = slice(start, start + length), slice(place, place + k)
-            e = None if before is None or before.e is None else before.e[part]
-            c = None if before is None else before.c[part]
+            second, rest = (None if whole is None else whole[part] for whole in (e, c))
             hint = 0.0 if hints is None else hints[s]
-            found[s] = backend.add_topk(g[part], e, c, indices[slot], values[slot], hint)
+            found[s] = backend.add_topk(g[part], second, rest, indices[slot], values[slot], hint)
             indices[slot] += start
             start, place = start + length, place + k
         backend.check()

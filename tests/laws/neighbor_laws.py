@@ -54,7 +54,7 @@ def law_neighbours_are_weighted_on_both_sides(transport: Transport) -> None:
 
 
 def law_encoded_neighbours_come_close(transport: Transport) -> None:
-    size, counting, ledger = transport.size, Counting(transport), Ledger()
+    size, counting, ledger = transport.size, Counting(transport.dup()), Ledger()
     s, d = weights(size)
     everyone = np.stack([buffer(rank, 1003).double().numpy() for rank in range(size)])
     x = buffer(transport.rank, 1003)
@@ -67,7 +67,7 @@ def law_encoded_neighbours_come_close(transport: Transport) -> None:
 
 
 def law_the_ledger_has_what_was_sent(transport: Transport) -> None:
-    counting, ledger = Counting(transport), Ledger()
+    counting, ledger = Counting(transport.dup()), Ledger()
     neighbor_allreduce(buffer(transport.rank, 1003), counting, **neighbours(transport), ledger=ledger)
     assert ledger.take()["gossip"] == counting.sent
     assert counting.sent == 4 * 1003 * len(neighbours(transport)["dst_weights"])
@@ -104,7 +104,7 @@ def law_neighbours_are_gathered(transport: Transport) -> None:
     s, _ = weights(transport.size)
     sources, targets = (np.flatnonzero(of).tolist() for of in (s[transport.rank], s[:, transport.rank]))
     for n in SIZES:
-        counting, ledger = Counting(transport), Ledger()
+        counting, ledger = Counting(transport.dup()), Ledger()
         mine = buffer(transport.rank, n)
         found = neighbor_allgather(mine, counting, sources, targets, ledger=ledger)
         assert found.shape == (len(sources), n)
