@@ -84,14 +84,14 @@ class RandomRegular(Named):
     """``degree`` neighbours each, drawn once."""
 
     name: Literal["random_regular"] = "random_regular"
-    degree: Count = 3
+    degree: Count = 4
 
 
 class ErdosRenyi(Named):
-    """Each pair with probability ``p``, drawn once, until all are connected."""
+    """Each pair with probability ``p``, drawn once, until all are connected; null: 2 ln n / n."""
 
     name: Literal["erdos_renyi"] = "erdos_renyi"
-    p: Probability = 0.5
+    p: Probability | None = None
 
 
 class SmallWorld(Named):
@@ -99,7 +99,7 @@ class SmallWorld(Named):
 
     name: Literal["small_world"] = "small_world"
     degree: Count = 4
-    p: Probability = 0.2
+    p: Probability = 0.1
 
 
 class Expander(Named):

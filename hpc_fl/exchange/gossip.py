@@ -84,6 +84,13 @@ class GossipExchange:
             dense_bytes(self._elements, self._transport.size),
         )
 
+    def reset(self) -> None:
+        """Forgets what the mixers kept of neighbours, when parties are gone for good. Every rank must call
+        it.
+        """
+        for mixer in self._mixers.values():
+            mixer.reset()
+
     def state(self) -> KeptStates:
         """What the mixers keep for the parties hosted here, for a checkpoint."""
         kept: KeptStates = {}

@@ -7,7 +7,7 @@ is the mixers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -68,9 +68,21 @@ class GossipRounds:
         for own in self._own.values():
             strategy.begin(own, model.trainable)
         self.params = model.values.clone()
+        self._gone: frozenset[int] = frozenset()
+
+    def remove(self, parties: Iterable[int]) -> None:
+        """Goes on without ``parties`` from the next round: weights are those of the graph without them. Every
+        rank must call it, with the same parties. What was compressed begins anew, and so do corrections. The
+        consensus model still counts the last models of those whose rank is there.
+        """
+        self._gone |= frozenset(parties)
+        self._exchange.reset()
+        for party, own in self._own.items():
+            if party not in self._gone:
+                self._strategy.bereave(own, self._model.trainable)
 
     def step(self, round_: int, *, stop: bool) -> tuple[tuple[int, ...], Mixed]:
-        cohort = self._cohort(round_)
+        cohort = tuple(party for party in self._cohort(round_) if party not in self._gone)
         present = None if len(cohort) == self._everybody else frozenset(cohort)
         mixed = {name: rows.clone() for name, rows in self.rows.items()} if self._strategy.overlaps else None
         under_way = None if mixed is None else self._exchange.start(mixed, round_, present)

@@ -26,6 +26,9 @@ class D2(Gossip):
     def begin(self, own: Own, trainable: int) -> None:
         own.kept[_BEFORE] = own.model.clone()
 
+    def bereave(self, own: Own, trainable: int) -> None:
+        own.kept[_BEFORE].copy_(own.model)
+
     def offer(self, own: Own, local: Local, trainable: int) -> None:
         now = local.update.add_(own.model)
         own.model.add_(now).sub_(own.kept[_BEFORE])

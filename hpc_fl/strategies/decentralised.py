@@ -80,6 +80,10 @@ class Decentralised(Protocol):
         """Before a party's first round; its model is the common initial one."""
         ...
 
+    def bereave(self, own: Own, trainable: int) -> None:
+        """When other parties are gone for good: what holds for all parties together no longer does."""
+        ...
+
     def correction(self, kept: PartyStates) -> Correction | None:
         """The change to every local gradient of the parties hosted here, if there is one."""
         ...
@@ -108,6 +112,9 @@ class Gossip:
 
     def begin(self, own: Own, trainable: int) -> None:
         """Nothing to prepare."""
+
+    def bereave(self, own: Own, trainable: int) -> None:
+        """What holds of each two parties still does: push-sum stays unbiased over those that remain."""
 
     def correction(self, kept: PartyStates) -> Correction | None:
         return None

@@ -59,6 +59,9 @@ class GradientTracking(Gossip):
         own.kept[_GRADIENTS] = torch.zeros_like(own.model[:trainable])
         own.kept[_STEPS] = torch.zeros(1)
 
+    def bereave(self, own: Own, trainable: int) -> None:
+        own.kept[_CORRECTION].zero_()  # they sum to zero over those that remain, too
+
     def correction(self, kept: PartyStates) -> Correction | None:
         return _Tracked(kept)
 

@@ -166,6 +166,22 @@ def law_absent_parties_keep_their_models(transport: Transport, folder: Path) -> 
         assert torch.equal(model, models_of(before)[party]) == (party in (3, 5))
 
 
+def law_a_run_goes_on_without_parties_that_are_gone(transport: Transport, folder: Path) -> None:
+    for name in ("dpsgd", "sgp", "d2", "tracking", "choco", "squeeze"):
+        session = gossip(transport, folder / name, **WAYS[name], rounds=2)
+        rounds = session.federation.rounds
+        assert isinstance(rounds, GossipRounds)
+        before = {party: model.clone() for party, model in models_of(session).items()}
+        rounds.remove([1, 4])
+        for round_ in range(2, 5):
+            cohort, mixed = rounds.step(round_, stop=False)
+            assert cohort == (0, 2, 3, 5)
+            assert mixed.parties == 4
+        for party, model in models_of(session).items():
+            assert torch.equal(model, before[party]) == (party in (1, 4)), name
+            assert model.isfinite().all()
+
+
 def law_a_record_a_round(transport: Transport, folder: Path) -> None:
     session = gossip(transport, folder / "run", **WAYS["dpsgd"], evaluate={"every": 2}, rounds=4)
     if transport.rank:

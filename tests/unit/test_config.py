@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from hpc_fl.config import Config, dump_config, load_config, make_config
 from hpc_fl.config.exchange import Exchange
+from hpc_fl.config.gossip import Gossip
 from hpc_fl.errors import ConfigError
 
 
@@ -155,11 +156,16 @@ def test_every_named_component_has_a_builder() -> None:
         "partition": build.PARTITIONS,
         "model": build.MODELS,
         "cohort": build.COHORTS,
-        "strategy": build.STRATEGIES,
+        "strategy": {**build.STRATEGIES, **build.GOSSIP},
     }
     for field, table in tables.items():
         assert names(field) == set(table), field
     assert names("codec", Exchange) == {"auto", *build.CODECS}
+    topologies = get_args(Exchange.model_fields["topology"].annotation)[0]
+    tags = {get_args(member)[1].tag for member in get_args(get_args(topologies)[0])}
+    assert tags == {"hierarchical", "file", "custom", *build.TOPOLOGIES}
+    methods = get_args(Gossip.model_fields["method"].annotation)
+    assert set(methods) == {"auto", "dense", *build.MIXERS}
     collectives = get_args(Exchange.model_fields["collective"].annotation)
     assert set(collectives) == {"auto", *build.EXCHANGES}
 

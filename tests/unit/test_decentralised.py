@@ -41,6 +41,7 @@ class World:
     rate: float = 0.1
     steps: int = 1
     unsound: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
     own: list[Own] = field(default_factory=list)
     round: int = 0
 
@@ -72,6 +73,8 @@ class World:
         mixed = {name: rows.clone() for name, rows in self.rows.items()}
         correction = self.strategy.correction({i: own.kept for i, own in enumerate(self.own)})
         for i, own in enumerate(self.own):
+            if i in self.gone:
+                continue
             x = own.model.clone()
             for _ in range(self.steps):
                 gradient = self.a[i] * (x[:TRAINABLE] - self.b[i])
@@ -85,10 +88,13 @@ class World:
             update = x - own.model if sound else torch.zeros_like(x)
             self.strategy.offer(own, Local(update, rate, sound), TRAINABLE)
         source = mixed if self.strategy.overlaps else self.rows
-        matrix = torch.from_numpy(self.schedule.matrix(self.round).dense())
+        present = frozenset(range(PARTIES)) - self.gone
+        matrix = torch.from_numpy(self.schedule.matrix(self.round, present).dense())
         for rows in source.values():
             rows.copy_(matrix @ rows)
         for i, own in enumerate(self.own):
+            if i in self.gone:
+                continue
             self.strategy.settle(own, source[MODEL][i], rate, TRAINABLE)
         self.round += 1
 
@@ -173,3 +179,35 @@ def test_overlap_mixes_what_the_round_began_with() -> None:
     world.step()
     matrix = torch.from_numpy(world.schedule.matrix(3).dense())
     torch.testing.assert_close(world.rows[MODEL], matrix @ before + updates)
+
+
+def lose(world: World, gone: frozenset[int]) -> Tensor:
+    """Parties leave for good; the optimum of those that remain."""
+    world.gone = gone
+    for i, own in enumerate(world.own):
+        if i not in gone:
+            world.strategy.bereave(own, TRAINABLE)
+    left = [i for i in range(PARTIES) if i not in gone]
+    return (world.a[left] * world.b[left]).sum(0) / world.a[left].sum()
+
+
+@pytest.mark.parametrize("make", [D2, GradientTracking])
+def test_corrected_ones_reach_the_optimum_of_those_that_remain(make: Callable[[], Decentralised]) -> None:
+    world = World(make(), schedule(make())).run(100)
+    optimum = lose(world, frozenset({1}))
+    world.run(800)
+    left = world.models[[i for i in range(PARTIES) if i != 1]]
+    torch.testing.assert_close(left, optimum.expand(len(left), -1), rtol=0, atol=1e-5)
+
+
+def test_push_sum_stays_unbiased_over_those_that_remain() -> None:
+    edges = {(i, (i + step) % PARTIES) for i in range(PARTIES) for step in (1, 2)} | {(0, 4)}
+    world = World(SGP(), Schedule(fixed("uneven", Graph(PARTIES, frozenset(edges))), push_sum), rate=0.0)
+    world.rows[MODEL][:, 0] = torch.arange(PARTIES).double() ** 2
+    world.run(2)
+    left = [i for i in range(PARTIES) if i != 3]
+    mass, values = world.rows[MASS][left, 0], world.rows[MODEL][left, 0]
+    wanted = float((mass * values).sum() / mass.sum())
+    lose(world, frozenset({3}))
+    world.run(300)
+    torch.testing.assert_close(world.rows[MODEL][left, 0], torch.full((5,), wanted).double())
