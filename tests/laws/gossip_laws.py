@@ -3,23 +3,23 @@ with its transport and a case.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pytest
 import torch
+from laws.gossip_cases import Case
 from laws.reduction_laws import Counting
 from numpy.typing import NDArray
 
-from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, SqueezeMixer, gossip_bytes
+from hpc_fl.collectives import DenseMixer, HierarchicalMixer, gossip_bytes
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import BF16, FP16, QSGD, Identity, OneBit, TopK
-from hpc_fl.compression.base import Base
+from hpc_fl.compression import BF16, FP16, QSGD, Identity, OneBit
 from hpc_fl.errors import TransportError, WireError
 from hpc_fl.telemetry import Ledger
 from hpc_fl.topology import MixingMatrix
+from hpc_fl.topology.hierarchy import expanded
 
 Matrix = NDArray[np.float64]
 
@@ -41,47 +41,6 @@ def _dealt(counts: list[int]) -> Placement:
                 hosted[rank].append(node)
                 left[rank], node = count - 1, node + 1
     return tuple(map(tuple, hosted))
-
-
-@dataclass(frozen=True)
-class Case:
-    """``make``: a mixer over a transport. ``exact``: it gives W X to so much of the largest value. ``codec``:
-    what rows are encoded by. ``contracts``: the consensus distance of 8 nodes on a ring falls to so much of
-    what it was in 100 steps.
-    """
-
-    make: Callable[[Transport, Ledger, Placement], Mixer]
-    exact: float | None = None
-    codec: Base | None = None
-    contracts: float | None = None
-
-
-def _direct(codec: Base, exact: float, contracts: float) -> Case:
-    return Case(lambda t, ledger, p: DirectMixer(t, ledger, p, codec), exact, codec, contracts)
-
-
-def _choco(codec: Base, gamma: float, contracts: float, exact: float | None = None) -> Case:
-    return Case(lambda t, ledger, p: ChocoMixer(t, ledger, p, codec, gamma=gamma), exact, codec, contracts)
-
-
-def _squeeze(codec: Base, eta: float, contracts: float) -> Case:
-    return Case(lambda t, ledger, p: SqueezeMixer(t, ledger, p, codec, eta=eta), None, codec, contracts)
-
-
-CASES: Final[dict[str, Case]] = {
-    "dense": Case(DenseMixer, 1e-6, contracts=1e-4),
-    "dense in short segments": Case(lambda t, ledger, p: DenseMixer(t, ledger, p, segment=64), 1e-6),
-    "direct, as it is": _direct(Identity(), 1e-6, 1e-4),
-    "direct, fp16": _direct(FP16(), 2e-3, 1e-3),
-    "direct, bf16": _direct(BF16(), 2e-2, 1e-2),
-    "direct, 8 bits": _direct(QSGD(width=8, block=64), 3e-2, 5e-2),
-    "choco, top-k": _choco(TopK(ratio=0.1), 0.2, 0.03),
-    "choco, one bit": _choco(OneBit(), 0.2, 0.1),
-    "choco, one bit by block": _choco(OneBit(block=32), 0.2, 0.03),
-    "choco, 8 bits": _choco(QSGD(width=8, block=64), 0.8, 1e-3),
-    "squeeze, top-k": _squeeze(TopK(ratio=0.25), 0.1, 0.35),
-    "squeeze, one bit": _squeeze(OneBit(), 0.1, 0.35),
-}
 
 
 def nodes_of(placement: Placement) -> int:
@@ -300,6 +259,23 @@ def law_unfit_rows_are_refused(transport: Transport, case: Case, placement: Plac
         mixer.mix(torch.zeros(b, 5), MixingMatrix.from_dense(ring(nodes + 1)), 0)
     with pytest.raises(TransportError, match="placement"):
         case.make(transport, Ledger(), (*placement, (nodes + 1,)))
+    mixer.close()
+
+
+def groups_mix_as_their_matrix_says(transport: Transport) -> None:
+    """Pairs of ranks are groups, the last of one rank where their number is odd; one node a rank."""
+    size = transport.size
+    placement = PLACEMENTS["one a rank"](size)
+    groups = tuple(tuple(range(first, min(first + 2, size))) for first in range(0, size, 2))
+    matrix, before = (
+        expanded(MixingMatrix.from_dense(lopsided(len(groups))), groups, size),
+        everyones(1003, size),
+    )
+    mixer = HierarchicalMixer(transport, Ledger(), placement, groups, DenseMixer)
+    mine = hosted(transport, placement, before)
+    mixer.start(mine, matrix, 0).wait(60)
+    after = gathered(transport, placement, mine)
+    np.testing.assert_allclose(after, matrix.dense() @ before.double().numpy(), atol=1e-4)
     mixer.close()
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from laws import gossip_laws, neighbor_laws
-from laws.gossip_laws import CASES, PLACEMENTS, Case
+from laws.gossip_cases import CASES, Case
+from laws.gossip_laws import PLACEMENTS
 
 from hpc_fl.collectives.mixer import Placement
 from hpc_fl.comm.transport import Transport
@@ -31,3 +32,7 @@ def test_law(
 @pytest.mark.parametrize("law", neighbor_laws.LAWS)
 def test_law_of_neighbours(law: Callable[[Transport], None], transport: Transport) -> None:
     law(transport)
+
+
+def test_groups(transport: Transport) -> None:
+    gossip_laws.groups_mix_as_their_matrix_says(transport)

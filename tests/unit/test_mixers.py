@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from laws import gossip_laws
+from laws.gossip_cases import CASES, Case
 from laws.gossip_laws import (
-    CASES,
     PLACEMENTS,
-    Case,
     everyones,
     gathered,
     hosted,
@@ -96,6 +95,11 @@ def test_many_sources_share_the_memory() -> None:
         np.testing.assert_allclose(mine.numpy(), before.mean(0).expand_as(mine).numpy(), rtol=1e-4)
 
     run_ranks(2, mix)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
+def test_groups(size: int) -> None:
+    run_ranks(size, gossip_laws.groups_mix_as_their_matrix_says)
 
 
 GROUPS = {
