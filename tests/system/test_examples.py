@@ -56,6 +56,17 @@ def test_training_step_by_step(tmp_path: Path) -> None:
     assert all(float(sent) < dense / 3 for _, _, sent, *_ in said), "four fifths of the steps have 1 bit"
 
 
+@pytest.mark.parametrize(("way", "messages"), [("gossip", 1.0), ("allreduce", 2 * (RANKS - 1) / RANKS)])
+def test_from_allreduce_to_gossip_in_one_line(way: str, messages: float, tmp_path: Path) -> None:
+    script = EXAMPLES / "per_step_gossip.py"
+    output = start([str(script), *([way] if way == "allreduce" else [])], tmp_path)
+    said = [line.split() for line in output.splitlines() if line.startswith("accuracy 0.")]
+    assert len(said) == RANKS, output
+    assert len({accuracy for _, accuracy, *_ in said}) == 1, "ranks disagree"
+    assert float(said[0][1].rstrip(",")) > 0.9
+    assert all(abs(float(sent) - 4 * messages) < 0.4 for _, _, sent, *_ in said)
+
+
 def test_own_code_by_name(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     settings = ["rounds=4", "telemetry.report=false", "telemetry.tensorboard=false"]
