@@ -123,6 +123,13 @@ class ChocoMixer(EncodedGossip):
         for row, pull in enumerate(pulls):
             pull.move(rows[row] if own[row] is not None else None, self._gamma)
 
+    def agree(self, values: Tensor) -> None:
+        """All public copies are ``values`` (n,): differences to what all nodes hold need not travel. Every
+        rank must call it, with the same bits.
+        """
+        self.reset()
+        self._kept = {node: _Copies(-values, torch.zeros_like(values)) for node in self._nodes}
+
     def state(self) -> NodeStates:
         """``public`` and ``pull``, h_i and z_i of each node hosted here (n,)."""
         return {node: {_PUBLIC: -kept.unsaid, _PULL: kept.pull} for node, kept in self._kept.items()}

@@ -71,6 +71,9 @@ class Gossip(ABC):
         """The nodes hosted here whose rows are not."""
         return tuple(node for node, good in zip(self._nodes, sound, strict=True) if not good)
 
+    def agree(self, values: Tensor) -> None:  # noqa: B027 - most keep nothing
+        """All nodes hold ``values`` (n,) now, the same bits on every rank. Every rank must call it."""
+
     def state(self) -> NodeStates:
         """What is kept between calls, by node; nothing unless a mixer says so."""
         return {}

@@ -176,6 +176,10 @@ class HierarchicalMixer(Gossip):
             known = self._levels[id(matrix)] = _levels(matrix, self._groups)
         return known
 
+    def agree(self, values: Tensor) -> None:
+        """All nodes, so all means, are ``values`` (n,) now. Every rank must call it."""
+        self._inner.agree(values)
+
     def state(self) -> NodeStates:
         """What the inner mixer keeps, by the first node of a group."""
         return {self._groups[g][0]: kept for g, kept in self._inner.state().items()}

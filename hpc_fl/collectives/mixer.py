@@ -37,6 +37,12 @@ class Mixer(Protocol):
         """Begins to; ``rows`` are not to be touched before ``wait()``."""
         ...
 
+    def agree(self, values: Tensor) -> None:
+        """All nodes hold ``values`` (n,) now, the same bits on every rank, and know it of each other. Every
+        rank must call it.
+        """
+        ...
+
     def state(self) -> NodeStates:
         """What is kept between calls, keyed by node: the tensors themselves, good until the next call."""
         ...

@@ -84,6 +84,13 @@ class GossipExchange:
             dense_bytes(self._elements, self._transport.size),
         )
 
+    def agree(self, values: Mapping[str, Tensor]) -> None:
+        """By name, what that buffer of all parties is now, (length,), the same bits on every rank. Every rank
+        must call it.
+        """
+        for name, tensor in values.items():
+            self._mixers[name].agree(tensor)
+
     def reset(self) -> None:
         """Forgets what the mixers kept of neighbours, when parties are gone for good. Every rank must call
         it.

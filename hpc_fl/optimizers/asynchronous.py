@@ -32,8 +32,9 @@ class AsynchronousOptimizer(LocalOptimizer):
 
     No rank waits for another's steps: fast ones make more of them. ``topology``: undirected and static, over
     the ranks. ``timeout`` in seconds: of one average. Averaged buffers (BatchNorm) are averaged too. Memory:
-    20 n bytes. Making one is collective. Raises :class:`ConfigError` for another topology, and
-    :class:`TransportError` where MPI was started without MPI_THREAD_MULTIPLE.
+    20 n bytes. Making one is collective. Raises :class:`ConfigError` for another topology, and where ranks
+    begin with different parameters; :class:`TransportError` where MPI was started without
+    MPI_THREAD_MULTIPLE.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class AsynchronousOptimizer(LocalOptimizer):
         ledger: Ledger | None = None,
     ) -> None:
         super().__init__(model, optimizer, transport_of(comm))
+        self._require_one_start()
         schedule = Schedule(topology)
         if topology.size != self._transport.size or schedule.directed or not schedule.static:
             raise ConfigError(

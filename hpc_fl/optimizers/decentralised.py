@@ -45,8 +45,8 @@ class DecentralisedOptimizer(LocalOptimizer):
     buffers (BatchNorm) are mixed too.
 
     Memory: n float32 besides the model, and what the strategy and the codec keep. Making one is collective.
-    Raises :class:`ConfigError` for a topology of another size, :class:`TopologyError` for one that cannot
-    serve, :class:`CodecError` for a codec that cannot.
+    Raises :class:`ConfigError` for a topology of another size, and where ranks begin with different
+    parameters; :class:`TopologyError` for one that cannot serve, :class:`CodecError` for a codec that cannot.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class DecentralisedOptimizer(LocalOptimizer):
         ledger: Ledger | None = None,
     ) -> None:
         super().__init__(model, optimizer, transport_of(comm))
+        self._require_one_start()
         self._strategy = strategy or DPSGD()
         if topology.size != self._transport.size or every < 1:
             raise ConfigError(
@@ -87,6 +88,7 @@ class DecentralisedOptimizer(LocalOptimizer):
         }
         self._own = Own({name: row[0] for name, row in self._rows.items()}, {})
         self._strategy.begin(self._own, model.trainable)
+        self._mixers[MODEL].agree(model.values)
         self._correction = self._strategy.correction({self._transport.rank: self._own.kept})
         self._rate, self._sound = 0.0, False
         self.steps = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +34,18 @@ class LocalOptimizer:
                 "averaged; convert it with module.float()"
             )
         self.model, self.optimizer, self._transport = model, optimizer, transport
+
+    def _require_one_start(self) -> None:
+        """Raises :class:`ConfigError` unless all ranks hold the same bits. Every rank must call it."""
+        digest = zlib.crc32(self.model.values.cpu().numpy().tobytes())
+        everyone = np.zeros(self._transport.size, np.int64)
+        self._transport.allgather(np.array([digest], np.int64), everyone)
+        if others := np.flatnonzero(everyone != everyone[0]).tolist():
+            which = ", ".join(map(str, others[:8]))
+            raise ConfigError(
+                f"{type(self).__name__}: rank {which} begins with other parameters than rank 0; seed torch "
+                "alike before the model is made, or broadcast rank 0's"
+            )
 
     def zero_grad(self) -> None:
         """Forgets the module's gradients; a step does so too."""

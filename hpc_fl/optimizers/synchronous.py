@@ -27,7 +27,8 @@ class SynchronousOptimizer(LocalOptimizer):
 
     The parameters begin with the same bits on every rank, and keep them where the optimiser is a function of
     the gradients. ``codec``: how gradients travel, with the error feedback that it needs; None: float32.
-    Averaged buffers (BatchNorm) stay each rank's own. Making one is collective.
+    Averaged buffers (BatchNorm) stay each rank's own. Making one is collective. Raises :class:`ConfigError`
+    where ranks begin with different parameters.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SynchronousOptimizer(LocalOptimizer):
         ledger: Ledger | None = None,
     ) -> None:
         super().__init__(model, optimizer, transport_of(comm))
+        self._require_one_start()
         self._reduction = reduction(self._transport, codec, ledger=ledger)
 
     @torch.no_grad()

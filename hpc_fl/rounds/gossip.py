@@ -68,6 +68,7 @@ class GossipRounds:
         for own in self._own.values():
             strategy.begin(own, model.trainable)
         self.params = model.values.clone()
+        exchange.agree({MODEL: self.params})
         self._gone: frozenset[int] = frozenset()
 
     def remove(self, parties: Iterable[int]) -> None:

@@ -193,6 +193,20 @@ def disagreement(rows: Matrix) -> float:
     return float(np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean()))
 
 
+def law_what_all_know_need_not_travel(transport: Transport, case: Case, placement: Placement) -> None:
+    """Nodes that all hold one model mix it at once, however hard the codec compresses."""
+    mixer = case.make(transport, Ledger(), placement)
+    common = torch.randn(333, generator=torch.Generator().manual_seed(5))
+    mixer.agree(common)
+    rows = common.expand(len(placement[transport.rank]), -1).clone()
+    matrix = MixingMatrix.from_dense(ring(nodes_of(placement)))
+    for round_ in range(3):
+        mixer.mix(rows, matrix, round_)
+    if mixer.name in ("dense", "choco"):
+        torch.testing.assert_close(rows, common.expand(len(rows), -1), rtol=1e-6, atol=1e-6)
+    assert rows.isfinite().all()
+
+
 def law_it_goes_on_from_what_it_kept(transport: Transport, case: Case, placement: Placement) -> None:
     nodes = nodes_of(placement)
     matrix = MixingMatrix.from_dense(ring(nodes))

@@ -122,8 +122,11 @@ def law_ranks_that_average_in_pairs_make_steps_of_their_own(transport: Transport
     if transport.size > 1:
         assert optimizer.averages > 0
         assert ledger.take()["gossip"] % (4 * model.n) == 0
+        fresh = linear()
         with pytest.raises(ConfigError, match="undirected"):
-            AsynchronousOptimizer(model, sgd, transport, exponential(transport.size + 3))
+            AsynchronousOptimizer(
+                fresh, torch.optim.SGD(fresh.parameters), transport, exponential(transport.size + 3)
+            )
 
 
 def law_models_mix_after_every_so_many_steps(transport: Transport) -> None:
@@ -179,6 +182,11 @@ def law_bad_input_is_refused(transport: Transport) -> None:
         DecentralisedOptimizer(model, sgd, transport, complete(transport.size + 1))
     with pytest.raises(ConfigError, match=r"make it with model\.parameters"):
         SynchronousOptimizer(model, torch.optim.SGD([torch.zeros(1, requires_grad=True)]), transport)
+    if transport.size > 1:
+        other = linear()
+        other.values[0] += transport.rank == 1
+        with pytest.raises(ConfigError, match="rank 1 begins with other parameters"):
+            SynchronousOptimizer(other, torch.optim.SGD(other.parameters, lr=0.1), transport)
     half = FlatModel(nn.Linear(2, 2).bfloat16())
     with pytest.raises(ConfigError, match=r"module.float\(\)"):
         SynchronousOptimizer(half, torch.optim.SGD(half.parameters), transport)
