@@ -9,7 +9,16 @@ from typing import Final
 
 from hpc_fl.errors import ConfigError
 
-BENCHMARKS: Final = ("kernels", "collectives", "round", "accuracy", "convergence", "startup", "memory")
+BENCHMARKS: Final = (
+    "kernels",
+    "collectives",
+    "gossip",
+    "round",
+    "accuracy",
+    "convergence",
+    "startup",
+    "memory",
+)
 """Modules of this folder with a function ``run(options) -> list[Record]``; where there is ``show(header,
 records)``, it takes the place of the usual table.
 """

@@ -8,8 +8,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -63,6 +63,51 @@ def run(options: dict[str, str]) -> list[Record]:
             )
         )
     return records
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What all runs of a comparison have in common."""
+
+    config: Path
+    rounds: int
+    ranks: int
+    seeds: tuple[int, ...]
+
+    def runs(self, *settings: str) -> list[dict[str, Any]]:
+        """A run for each seed."""
+        return [self.run(seed, *settings) for seed in self.seeds]
+
+    def run(self, seed: int, *settings: str) -> dict[str, Any]:
+        """See :func:`train`."""
+        return train(self.config, seed, self.rounds, self.ranks, settings)
+
+    def compared(
+        self,
+        title: str,
+        runs: Sequence[Mapping[str, Any]],
+        yardstick: str,
+        others: Sequence[Mapping[str, Any]],
+        behind: float | None,
+    ) -> Record:
+        """Mean accuracies in per cent, those of ``runs`` beside those of the ``yardstick``. ``behind``: so
+        many points below are good enough (below 0: so many above are wanted); None: no bar.
+        """
+        reached, wanted = (100 * mean(run["accuracy"] for run in found) for found in (runs, others))
+        record = Record.of(
+            title,
+            reached,
+            yardstick,
+            wanted,
+            None if behind is None else (wanted - behind) / wanted,
+            n=runs[0]["parameters"],
+            ranks=self.ranks,
+            threads=runs[0]["threads"],
+            bytes=runs[0]["bytes"],
+            unit="%",
+            better="higher",
+        )
+        return record if behind is None else replace(record, holds=reached >= wanted - behind)
 
 
 def train(config: Path, seed: int, rounds: int, ranks: int, settings: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,21 +18,41 @@ HOROVOD: Final = "Horovod"
 GLOO: Final = "gloo"
 MPI: Final = "MPI.Allreduce"
 PEERS: Final = (HOROVOD, GLOO, MPI)
+"""Allreduces."""
+SENDRECV: Final = "MPI.Sendrecv"
 DENSE: Final = ("dense", "ring", "dense mean")
 """Schemes that send float32 as it is."""
 LIMIT: Final = "link limit"
 """The seconds in which a link moves what the scheme sends: a yardstick that nobody can beat."""
 
 
+Call: TypeAlias = "Callable[[Tensor], object]"
+"""What is timed: something done to a buffer, in place."""
+Open: TypeAlias = "Callable[[Transport, Ledger, int], AbstractContextManager[Call]]"
+"""``open(transport, ledger, n)``: a call for buffers of n elements. Every rank must enter and leave it."""
+
+
 class Reducer(Protocol):
-    """What is timed: a reduction in place. Some have a ``close()``, too."""
+    """A reduction in place. Some have a ``close()``, too."""
 
     def allreduce(self, buffer: Tensor) -> object: ...
 
 
+def reducing(make: Callable[[Transport, Ledger, int], Reducer]) -> Open:
+    """The reduction that ``make`` gives."""
+
+    @contextmanager
+    def opened(transport: Transport, ledger: Ledger, n: int) -> Iterator[Call]:
+        reducer = make(transport, ledger, n)
+        yield reducer.allreduce
+        getattr(reducer, "close", lambda: None)()
+
+    return opened
+
+
 @dataclass(frozen=True)
 class Case:
-    """A scheme. ``make(transport, ledger, n)``: its collective, for buffers of n elements; every rank must.
+    """A scheme: how it is opened, for buffers of n elements.
 
     ``lab``, ``local``: by yardstick, the largest ratio of its time to the yardstick's that is good enough on
     the virtual cluster, and in shared memory. ``break_even``: the speed of network in Gbit/s up to which it
@@ -39,7 +60,7 @@ class Case:
     ``keeps``: something back for the next call, so that the first ones are not like the others.
     """
 
-    make: Callable[[Transport, Ledger, int], Reducer]
+    open: Open
     lab: Mapping[str, float] = field(default_factory=dict)
     local: Mapping[str, float] = field(default_factory=dict)
     break_even: float | None = None
@@ -78,7 +99,7 @@ def _ring(transport: Transport, ledger: Ledger, _: int) -> Reducer:
     return Ring(transport, ledger)
 
 
-def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Transport, Ledger, int], Reducer]:
+def _reduction(name: str, *, scheme: str = "", **options: Any) -> Open:
     """The usual reduction of the codec of that class, with error feedback where the codec needs it.
 
     ``scheme``: of the sparse ones.
@@ -93,7 +114,7 @@ def _reduction(name: str, *, scheme: str = "", **options: Any) -> Callable[[Tran
         more: dict[str, Any] = {"scheme": scheme} if scheme else {}
         return reduction(transport, codec, ledger=ledger, **more)
 
-    return make
+    return reducing(make)
 
 
 def _ring_bytes(itemsize: int) -> Callable[[int, int], float]:
@@ -101,8 +122,8 @@ def _ring_bytes(itemsize: int) -> Callable[[int, int], float]:
 
 
 CASES: Final[Mapping[str, Case]] = {
-    "dense": Case(_auto, {LIMIT: 1 / 0.92, HOROVOD: 1 / 1.5}, formula=_ring_bytes(4)),
-    "ring": Case(_ring, formula=_ring_bytes(4)),
+    "dense": Case(reducing(_auto), {LIMIT: 1 / 0.92, HOROVOD: 1 / 1.5}, formula=_ring_bytes(4)),
+    "ring": Case(reducing(_ring), formula=_ring_bytes(4)),
     "dense mean": Case(_reduction("Identity"), formula=_ring_bytes(4)),
     "bf16": Case(_reduction("BF16"), formula=_ring_bytes(2)),
     "qsgd 4 bit": Case(_reduction("QSGD", width=4)),

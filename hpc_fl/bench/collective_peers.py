@@ -7,23 +7,20 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hpc_fl.bench.collective_cases import GLOO, HOROVOD, MPI
+from hpc_fl.bench.collective_cases import GLOO, HOROVOD, MPI, SENDRECV, Call
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hpc_fl.comm.transport import Transport
 
-Sum: TypeAlias = "Callable[[Tensor], object]"
-"""Adds a buffer up over the ranks, in place."""
-
 
 @contextmanager
-def raw_mpi(_: Transport) -> Iterator[Sum]:
+def raw_mpi(_: Transport) -> Iterator[Call]:
     """``MPI.Allreduce`` by mpi4py, in place."""
     from mpi4py import MPI as mpi  # noqa: N811
 
@@ -37,7 +34,25 @@ def raw_mpi(_: Transport) -> Iterator[Sum]:
 
 
 @contextmanager
-def gloo(transport: Transport) -> Iterator[Sum]:
+def sendrecv(transport: Transport) -> Iterator[Call]:
+    """``MPI.Sendrecv`` by mpi4py, of the buffer with the other rank of a pair, into memory of its own: what
+    an exchange of two ranks takes at least. Of an even number of ranks.
+    """
+    from mpi4py import MPI as mpi  # noqa: N811
+
+    comm, peer = mpi.COMM_WORLD.Dup(), transport.rank ^ 1
+    received: dict[int, Tensor] = {}
+
+    def swap(buffer: Tensor) -> None:
+        into = received.setdefault(buffer.numel(), buffer.clone())
+        comm.Sendrecv(buffer.numpy(), peer, recvbuf=into.numpy(), source=peer)
+
+    yield swap
+    comm.Free()
+
+
+@contextmanager
+def gloo(transport: Transport) -> Iterator[Call]:
     """``torch.distributed`` over TCP, on the lab's network or the loopback; it does not touch MPI."""
     import torch.distributed as dist
 
@@ -55,7 +70,7 @@ def gloo(transport: Transport) -> Iterator[Sum]:
 
 
 @contextmanager
-def horovod(_: Transport) -> Iterator[Sum]:
+def horovod(_: Transport) -> Iterator[Call]:
     """Horovod with its own settings. Its thread, which looks for work every millisecond and talks about it to
     all ranks, runs in this block only: beside other subjects it would take their cores and count as theirs.
     """
@@ -71,10 +86,11 @@ def horovod(_: Transport) -> Iterator[Sum]:
     hvd.shutdown()
 
 
-OPEN: Final[Mapping[str, Callable[[Transport], AbstractContextManager[Sum]]]] = {
+OPEN: Final[Mapping[str, Callable[[Transport], AbstractContextManager[Call]]]] = {
     HOROVOD: horovod,
     GLOO: gloo,
     MPI: raw_mpi,
+    SENDRECV: sendrecv,
 }
 """Every rank must enter and leave one, and make the same calls in between."""
 

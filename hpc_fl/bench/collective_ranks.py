@@ -13,19 +13,23 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
-from hpc_fl.bench.collective_cases import CASES, HOROVOD
-from hpc_fl.bench.collective_peers import OPEN, Sum, installed
+from hpc_fl.bench.collective_cases import HOROVOD, Call, Case
+from hpc_fl.bench.collective_peers import OPEN, installed
 from hpc_fl.bench.netns import INTERFACE
 from hpc_fl.telemetry.ledger import Ledger
 
 if TYPE_CHECKING:
     from hpc_fl.comm.transport import Transport
+
+RANKS: Final = "hpc_fl.bench.collective_ranks"
+"""This module, as ``python -m`` wants it."""
 
 _SEED: Final = 0x636F6C6C
 _CALLS_OF_A_RUN: Final = 3
@@ -37,7 +41,8 @@ class Plan:
 
     A time is that of ``repeats`` calls in a row over their number. ``wire``: whether to read the interface's
     counters, which exist in the lab. ``endure``: of each of these schemes, how many runs with objects of
-    their own have to come to an end.
+    their own have to come to an end. ``cases``: the module whose ``CASES`` the schemes are of. ``mean``:
+    whether the mean of the times is meant, in place of the median.
     """
 
     n: int
@@ -48,14 +53,21 @@ class Plan:
     repeats: int = 1
     wire: bool = False
     endure: Mapping[str, int] = field(default_factory=dict)
+    cases: str = "hpc_fl.bench.collective_cases"
+    mean: bool = False
+
+    def case(self, name: str) -> Case:
+        """The scheme of that name."""
+        case: Case = import_module(self.cases).CASES[name]
+        return case
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was found: ``seconds`` of a call, the median of what the slowest rank took; ``bytes`` in a call by
-    the ledger, of the rank that sent most; ``wire``: by that rank's interface (None: not read); ``off``: the
-    largest difference of the two on any rank, over the ledger's. ``ended``: of runs that had to come to an
-    end, how many did.
+    """What was found: ``seconds`` of a call, the median (or mean) of what the slowest rank took; ``bytes`` in
+    a call by the ledger, of the rank that sent most; ``wire``: by that rank's interface (None: not read);
+    ``off``: the largest difference of the two on any rank, over the ledger's. ``ended``: of runs that had to
+    come to an end, how many did.
     """
 
     name: str
@@ -74,7 +86,7 @@ class _Subject:
     """A scheme or a peer, and what was measured of it on this rank."""
 
     name: str
-    add: Sum
+    call: Call
     ledger: Ledger | None = None
     keeps: bool = False
     seconds: list[float] = field(default_factory=list)
@@ -98,7 +110,7 @@ class _Stage:
         self._transport.barrier()
         start = time.perf_counter()
         for _ in range(self._plan.repeats):
-            subject.add(self._buffer)
+            subject.call(self._buffer)
         slowest = np.array([time.perf_counter() - start]) / self._plan.repeats
         self._transport.allreduce(slowest, "max")
         if counts:
@@ -136,7 +148,7 @@ def measure(transport: Transport, plan: Plan, threads: int) -> list[Sample]:
     """All of a plan, the same samples on all ranks; every rank must call it."""
     with ExitStack() as opened:
         stage = _Stage(transport, plan)
-        subjects = [_scheme(name, transport, plan.n, opened) for name in plan.schemes]
+        subjects = [_scheme(plan, name, transport, opened) for name in plan.schemes]
         # Horovod's thread would disturb the others: it is opened for its own calls only.
         subjects += [
             _Subject(peer, opened.enter_context(OPEN[peer](transport)))
@@ -147,7 +159,7 @@ def measure(transport: Transport, plan: Plan, threads: int) -> list[Sample]:
         horovod = [_Subject(HOROVOD, _not_open)] if there else []
         _take_turns(stage, transport, plan, subjects, horovod)
     samples = [_sample(transport, plan, threads, subject) for subject in (*subjects, *horovod)]
-    return samples + [_endure(transport, plan.n, name, runs) for name, runs in plan.endure.items()]
+    return samples + [_endure(transport, plan, name, runs) for name, runs in plan.endure.items()]
 
 
 def _take_turns(
@@ -162,7 +174,7 @@ def _take_turns(
         for subject in subjects:
             stage.call(subject)
         for subject in horovod:
-            with OPEN[HOROVOD](transport) as subject.add:
+            with OPEN[HOROVOD](transport) as subject.call:
                 stage.call(subject, counts=False)
                 stage.call(subject)
 
@@ -171,24 +183,22 @@ def _not_open(_: torch.Tensor) -> None:
     raise AssertionError("opened for each call")
 
 
-def _scheme(name: str, transport: Transport, n: int, opened: ExitStack) -> _Subject:
-    ledger = Ledger()
-    made = CASES[name].make(transport, ledger, n)
-    opened.callback(getattr(made, "close", lambda: None))
-    return _Subject(name, made.allreduce, ledger, CASES[name].keeps)
+def _scheme(plan: Plan, name: str, transport: Transport, opened: ExitStack) -> _Subject:
+    ledger, case = Ledger(), plan.case(name)
+    return _Subject(name, opened.enter_context(case.open(transport, ledger, plan.n)), ledger, case.keeps)
 
 
-def _endure(transport: Transport, n: int, name: str, runs: int) -> Sample:
+def _endure(transport: Transport, plan: Plan, name: str, runs: int) -> Sample:
     """So many runs of one scheme, each with objects of its own; the seconds of one."""
     start = time.perf_counter()
     for _ in range(runs):
         with ExitStack() as opened:
-            subject = _scheme(name, transport, n, opened)
+            subject = _scheme(plan, name, transport, opened)
             for _ in range(_CALLS_OF_A_RUN):
-                subject.add(torch.ones(n))
+                subject.call(torch.ones(plan.n))
     seconds = (time.perf_counter() - start) / runs
     threads = torch.get_num_threads()
-    return Sample(f"{name}, {runs} runs", n, transport.size, threads, seconds, ended=runs)
+    return Sample(f"{name}, {runs} runs", plan.n, transport.size, threads, seconds, ended=runs)
 
 
 def _sample(transport: Transport, plan: Plan, threads: int, subject: _Subject) -> Sample:
@@ -198,10 +208,16 @@ def _sample(transport: Transport, plan: Plan, threads: int, subject: _Subject) -
     sent, wire = (everyone / calls).T
     most = int(sent.argmax())
     off = float(np.abs(wire / sent - 1).max()) if plan.wire and sent.all() else None
+    seconds = np.mean(subject.seconds) if plan.mean else np.median(subject.seconds)
     return Sample(
-        subject.name, plan.n, transport.size, threads, float(np.median(subject.seconds)),
+        subject.name, plan.n, transport.size, threads, float(seconds),
         round(sent[most]), round(wire[most]) if plan.wire else None, off,
     )  # fmt: skip
+
+
+def as_json(plans: Sequence[Plan]) -> str:
+    """The plans as this program's argument."""
+    return json.dumps([asdict(plan) for plan in plans])
 
 
 def main(plans: Sequence[Plan]) -> None:

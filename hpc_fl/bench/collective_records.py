@@ -37,15 +37,19 @@ class Place:
     rate: float | None
 
 
-def records_of(place: Place, samples: Sequence[Sample], peers: Sequence[str]) -> list[Record]:
-    """The records of one place; a peer without samples is not installed, and bars against it hold None."""
+def records_of(
+    place: Place, samples: Sequence[Sample], peers: Sequence[str], cases: Mapping[str, Case] = CASES
+) -> list[Record]:
+    """The records of one place, for schemes of ``cases``; a peer without samples is not installed, and bars
+    against it hold None.
+    """
     records: list[Record] = []
     for (n, ranks), some in groupby(samples, lambda sample: (sample.n, sample.ranks)):
         found = {sample.name: sample for sample in some}
         where = f"{_size(n)} x {ranks}, {place.name}"
         for name, sample in found.items():
-            if name in CASES:
-                records += _Told(place, found, sample, CASES[name], f"{name}, {where}").records(peers)
+            if name in cases:
+                records += _Told(place, found, sample, cases[name], f"{name}, {where}").records(peers)
             elif sample.ended is not None:
                 records.append(_endured(f"{name}, {where}", sample, sample.ended))
     return records

@@ -6,26 +6,23 @@ this machine's shared memory (``where=local``), where the computing is: docs/ben
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 from hpc_fl.bench import netns
 from hpc_fl.bench.collective_cases import CASES, DENSE, PEERS
 from hpc_fl.bench.collective_peers import installed
-from hpc_fl.bench.collective_ranks import Plan, Sample
+from hpc_fl.bench.collective_ranks import RANKS, Plan, Sample, as_json
 from hpc_fl.bench.collective_records import SMALL, Place, records_of
 from hpc_fl.bench.collective_table import print_table
-from hpc_fl.bench.launching import run_worker
+from hpc_fl.bench.launching import run_in_lab, run_worker
 from hpc_fl.bench.netlab import NetLab
+from hpc_fl.bench.options import completed, names, number, numbers
 from hpc_fl.bench.record import Record
-from hpc_fl.errors import ConfigError, HpcFlError, TransportTimeout
+from hpc_fl.errors import ConfigError, TransportTimeout
 
-_MODULE: Final = "hpc_fl.bench.collective_ranks"
 _LAB_N: Final = 25_000_000
 _LOCAL_N: Final = 1 << 24
 _SWEEP_N: Final = 1_000_000
@@ -84,24 +81,19 @@ class Asked:
             "runs": "50",
             "plot": "",
         }
-        if unknown := sorted(options.keys() - usual):
-            raise ConfigError(f"bench collectives: got {unknown[0]!r}, expected {', '.join(usual)}")
-        got = usual | dict(options)
-        schemes = tuple(filter(None, got["schemes"].split(",")))
-        if bad := [name for name in schemes if name not in CASES]:
-            raise ConfigError(f"schemes: got {bad[0]!r}, expected of {', '.join(CASES)}")
+        got = completed("collectives", usual, options)
         if got["where"] not in ("lab", "local", "both"):
             raise ConfigError(f"where: got {got['where']!r}, expected lab, local or both")
         single = {"hosts": 2, "ranks": 2, "times": 1, "warmup": 1, "runs": 0}
         return cls(
             where=got["where"],
-            n=_numbers("n", got["n"], 8),
+            n=numbers("n", got["n"], 8),
             rate=got["rate"],
-            sweep=_numbers("p", got["p"], 2),
-            schemes=schemes,
+            sweep=numbers("p", got["p"], 2),
+            schemes=names("schemes", got["schemes"], CASES),
             peers=got["peers"] != "0",
             plot=Path(got["plot"]) if got["plot"] else None,
-            **{key: _number(key, got[key], least) for key, least in single.items()},
+            **{key: number(key, got[key], least) for key, least in single.items()},
         )
 
     def places(self) -> list[Place]:
@@ -130,23 +122,6 @@ class Asked:
         return self.plan(SMALL, schemes=schemes, warmup=1, repeats=_SMALL_REPEATS)
 
 
-def _numbers(key: str, text: str, least: int) -> tuple[int, ...]:
-    """Numbers with commas between them; 25e6 is one."""
-    try:
-        numbers = tuple(int(float(word)) for word in text.split(",") if word)
-    except ValueError:
-        numbers = (least - 1,)
-    if any(number < least for number in numbers):
-        raise ConfigError(f"{key}: got {text!r}, expected numbers from {least} on")
-    return numbers
-
-
-def _number(key: str, text: str, least: int) -> int:
-    if len(numbers := _numbers(key, text, least)) != 1:
-        raise ConfigError(f"{key}: got {text!r}, expected a number from {least} on")
-    return numbers[0]
-
-
 def _on_lab(asked: Asked) -> list[Sample]:
     plans = [*(asked.plan(n, wire=True) for n in asked.n or (_LAB_N,)), asked.small()]
     with NetLab(asked.hosts, asked.rate) as lab:
@@ -157,14 +132,8 @@ def _on_lab(asked: Asked) -> list[Sample]:
 
 
 def _run_on(lab: NetLab, plans: Sequence[Plan], limit: float = _TIME_LIMIT) -> list[Sample]:
-    """One job. Choices that a run keeps for the next one are made anew."""
-    with TemporaryDirectory() as cache:
-        env = {"XDG_CACHE_HOME": cache}
-        command = [sys.executable, "-m", _MODULE, _as_json(plans)]
-        done = lab.run(command, timeout=limit, capture=True, env=env)
-    if done.returncode:
-        raise HpcFlError(f"{_MODULE} failed with {done.returncode} in the lab:\n{done.stderr[-2000:]}")
-    return [Sample(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+    """One job."""
+    return [Sample(**found) for found in run_in_lab(lab, RANKS, [as_json(plans)], limit)]
 
 
 def _endure(lab: NetLab, asked: Asked, n: int) -> list[Sample]:
@@ -185,9 +154,5 @@ def _locally(asked: Asked) -> list[Sample]:
     return [
         Sample(**found)
         for ranks, some in plans.items()
-        for found in run_worker(_MODULE, [_as_json(some)], ranks, _TIME_LIMIT)
+        for found in run_worker(RANKS, [as_json(some)], ranks, _TIME_LIMIT)
     ]
-
-
-def _as_json(plans: Sequence[Plan]) -> str:
-    return json.dumps([asdict(plan) for plan in plans])

@@ -6,12 +6,11 @@ same runs uncompressed, by runs of the real command.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any, Final
 
-from hpc_fl.bench.accuracy import train
+from hpc_fl.bench.accuracy import Trial
 from hpc_fl.bench.record import Record
 from hpc_fl.config.load import DIGITS
 from hpc_fl.errors import ConfigError
@@ -71,36 +70,9 @@ def _settings(case: Case) -> list[str]:
     return [f"exchange.codec={case.codec}", "exchange.collective=allgather"]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What all runs have in common."""
-
-    config: Path
-    rounds: int
-    ranks: int
-    seeds: tuple[int, ...]
-
-    def runs(self, *settings: str) -> list[dict[str, Any]]:
-        """A run for each seed."""
-        return [train(self.config, seed, self.rounds, self.ranks, list(settings)) for seed in self.seeds]
-
-
 def _record(case: Case, trial: Trial, runs: list[dict[str, Any]], dense: list[dict[str, Any]]) -> Record:
     """Its ratio is that of the accuracies; the bar is ``POINTS`` below the uncompressed one."""
-    reached, wanted = (100 * mean(run["accuracy"] for run in found) for found in (runs, dense))
     # Nothing is sent on one rank.
     share = f", {100 * runs[0]['bytes'] / dense[0]['bytes']:.1f}% bytes" if dense[0]["bytes"] else ""
-    record = Record.of(
-        f"{case.title}, {trial.rounds} rounds{share}",
-        reached,
-        "dense",
-        wanted,
-        (wanted - POINTS) / wanted if case.barred else None,
-        n=runs[0]["parameters"],
-        ranks=trial.ranks,
-        threads=runs[0]["threads"],
-        bytes=runs[0]["bytes"],
-        unit="%",
-        better="higher",
-    )
-    return replace(record, holds=reached >= wanted - POINTS) if case.barred else record
+    title = f"{case.title}, {trial.rounds} rounds{share}"
+    return trial.compared(title, runs, "dense", dense, POINTS if case.barred else None)

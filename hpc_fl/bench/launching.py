@@ -8,10 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc_fl.comm.launch import environment, mpirun_command
 from hpc_fl.errors import HpcFlError
+
+if TYPE_CHECKING:
+    from hpc_fl.bench.netlab import NetLab
 
 
 def run_worker(
@@ -28,6 +31,20 @@ def run_worker(
     with tempfile.TemporaryDirectory() as cache:
         env = environment({**os.environ, "XDG_CACHE_HOME": cache})
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    return _printed(done, " ".join(command))
+
+
+def run_in_lab(lab: NetLab, module: str, arguments: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+    """The same with one rank on each host of a virtual cluster. Raises also :class:`TransportTimeout` after
+    ``timeout`` seconds.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", module, *arguments]
+        done = lab.run(command, timeout=timeout, capture=True, env={"XDG_CACHE_HOME": cache})
+    return _printed(done, f"{module} in the lab")
+
+
+def _printed(done: subprocess.CompletedProcess[str], what: str) -> list[dict[str, Any]]:
     if done.returncode:
-        raise HpcFlError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise HpcFlError(f"{what} failed with {done.returncode}:\n{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -18,6 +18,7 @@ from hpc_fl.collectives import (
 )
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.collectives.node import host_names
+from hpc_fl.collectives.steps import usual_eta, usual_gamma
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Codec
 from hpc_fl.config import Config
@@ -73,8 +74,11 @@ MIXERS: Final[dict[str, Callable[..., Mixer]]] = {
 }
 """By method of gossip: what mixes encoded rows. ``dense`` needs no codec."""
 
-STEPS: Final = {"choco": "gamma", "squeeze": "eta"}
-"""What methods that go a part of the way call ``exchange.gossip.step``."""
+STEPS: Final[dict[str, tuple[str, Callable[[Codec, int], float]]]] = {
+    "choco": ("gamma", usual_gamma),
+    "squeeze": ("eta", usual_eta),
+}
+"""What methods that go a part of the way call ``exchange.gossip.step``, and what it is where it is null."""
 
 
 def make_decentralised(config: Config) -> Decentralised:
@@ -158,11 +162,6 @@ def make_gossip(
     return GossipExchange(transport, schedule, mixers, ledger, elements=sum(lengths.values()))
 
 
-def usual_step(codec: Codec, n: int) -> float:
-    """How far a party goes towards its neighbours where nothing is configured."""
-    return 0.3
-
-
 Make = Callable[[Transport, Ledger, Placement], Mixer]
 
 
@@ -177,7 +176,8 @@ def _mixer(section: ExchangeSection, config: Config, model: FlatModel) -> Make:
     codec = fitting_codec(config, model)
     options: dict[str, Any] = {}
     if section.method in STEPS:
-        options[STEPS[section.method]] = section.gossip.step or usual_step(codec, model.n)
+        name, usual = STEPS[section.method]
+        options[name] = section.gossip.step or usual(codec, model.n)
     return lambda transport, ledger, placement: MIXERS[section.method](
         transport, ledger, placement, codec, **options
     )
