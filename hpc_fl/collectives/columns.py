@@ -48,6 +48,8 @@ class Columns:
         self.segment = max(_SHORTEST, SEGMENT // max(1, most)) if segment is None else segment
         self._slots = max(1, min(_MOST, BUDGET // self.segment))
         self._scratch = np.empty(0, np.uint8)
+        self.short = min(_SHORT, self.segment)
+        """Bytes of a row, alone on its rank, up to which it travels in one message."""
 
     def mix(self, routes: Routes, rows: Floats, outgoing: Sequence[Floats | None], sound: list[bool]) -> None:
         """Overwrites those of ``rows`` (B, n) that are ``sound`` by the mixed ones. Every rank must call it.
@@ -55,7 +57,7 @@ class Columns:
         ``outgoing``: what is sent as row b of the routes, by b; None: an empty message, for which takers keep
         its weight themselves.
         """
-        if len(rows) == 1 and rows.nbytes <= min(_SHORT, self.segment):
+        if len(rows) == 1 and rows.nbytes <= self.short:
             self._mix_short(routes, rows[0], outgoing, sound[0])
         elif rows.size:
             _Step(self._transport, routes, rows, outgoing, sound, self._memory(rows, routes)).run()

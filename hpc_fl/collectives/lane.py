@@ -59,9 +59,14 @@ class Lane:
         self._last = future  # type: ignore[assignment]
         return Running(future, self._name)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued."""
+        return self._last is None or self._last.done()
+
     def run(self, job: Callable[[], T]) -> T:
         """``job``'s result: here and now where nothing is queued, else in its turn."""
-        if self._last is None or self._last.done():
+        if self.idle:
             return job()
         return self.submit(job).wait()
 

@@ -113,6 +113,11 @@ class HorovodTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self._mpi.recv(buf, source, tag)
 
+    def sendrecv_init(
+        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
+    ) -> Callable[[], None]:
+        return self._mpi.sendrecv_init(send, dest, recv, source, tag)
+
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:
         return self._mpi.isend(buf, dest, tag)
 

@@ -67,6 +67,15 @@ class InProcessTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self.irecv(buf, source, tag).wait()
 
+    def sendrecv_init(
+        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
+    ) -> Callable[[], None]:
+        def exchange() -> None:
+            self.send(send, dest, tag)
+            self.recv(recv, source, tag)
+
+        return exchange
+
     def irecv(self, buf: Buffer, source: int, tag: int = 0) -> Request:
         check_rank(source, self.size, "source")
         target = host_array(buf, written=True).reshape(-1).view(np.uint8)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fcntl import ioctl
+from functools import partial
 from itertools import accumulate
 from termios import FIONREAD
 from typing import Final, NoReturn
@@ -123,6 +124,27 @@ class MpiTransport:
         check_rank(source, self.size, "source")
         message = self._moved(buf, written=True)
         return self._start(f"receive from rank {source}", self.comm.Irecv, message, source, tag, keep=buf)
+
+    def sendrecv_init(
+        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
+    ) -> Callable[[], None]:
+        check_rank(dest, self.size, "dest")
+        check_rank(source, self.size, "source")
+        call = partial(
+            self.comm.Sendrecv, self._moved(send), dest, tag, self._moved(recv, written=True), source, tag
+        )
+
+        def exchange() -> None:
+            if self.timeout is not None:
+                for request in (self.irecv(recv, source, tag), self.isend(send, dest, tag)):
+                    self._finish(request)
+                return
+            try:
+                call()
+            except MPI.Exception as error:
+                raise failure(self.comm, f"exchange with ranks {dest} and {source}", error) from None
+
+        return exchange
 
     def allreduce(self, buf: Buffer, op: ReduceOp = "sum") -> None:
         if self.timeout is not None:

@@ -88,6 +88,18 @@ class StagedTransport:
         with self._lent(buf, written=True) as host:
             self._inner.recv(host, source, tag)
 
+    def sendrecv_init(
+        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
+    ) -> Callable[[], None]:
+        if not (self._is_device(send) or self._is_device(recv)):
+            return self._inner.sendrecv_init(send, dest, recv, source, tag)
+
+        def exchange() -> None:
+            with self._lent(send, read=True) as part, self._lent(recv, written=True) as whole:
+                self._inner.sendrecv_init(part, dest, whole, source, tag)()
+
+        return exchange
+
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:
         if not self._is_device(buf):
             return self._inner.isend(buf, dest, tag)

@@ -5,7 +5,7 @@ pickled. Ranks are those of the transport at hand; counts are in elements, not b
 says "collective" must be called by every rank of the transport, in the same order on all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeAlias, Union
 
 import numpy.typing as npt
@@ -79,6 +79,16 @@ class Transport(Protocol):
 
     def irecv(self, buf: Buffer, source: int, tag: int = 0) -> Request:
         """Start a receive; those from one source with one tag are filled in the order of posting."""
+        ...
+
+    def sendrecv_init(
+        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
+    ) -> Callable[[], None]:
+        """A call that sends to `dest` and receives from `source`, as `isend` and `recv` do, and waits.
+
+        It may be made any number of times, with the buffers in their place; what is around a message is done
+        once.
+        """
         ...
 
     def allreduce(self, buf: Buffer, op: ReduceOp = "sum") -> None:

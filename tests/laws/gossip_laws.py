@@ -193,6 +193,35 @@ def disagreement(rows: Matrix) -> float:
     return float(np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean()))
 
 
+def law_a_row_in_its_place_mixes_again_and_again(
+    transport: Transport, case: Case, placement: Placement
+) -> None:
+    """Short rows of one peer may take a short way from the second call on."""
+    if case.exact is None:
+        return
+    nodes = nodes_of(placement)
+    wanted = everyones(33, nodes).double().numpy()
+    rows, mixer = (
+        hosted(transport, placement, everyones(33, nodes)),
+        case.make(transport, Ledger(), placement),
+    )
+    weights = (0.5 * np.eye(nodes) + 0.5 * np.roll(np.eye(nodes), 1, 1), one_peer(nodes), ring(nodes))
+    matrices = [MixingMatrix.from_dense(one) for one in weights]
+    for turn in range(9):
+        assert mixer.mix(rows, matrices[turn % 3], turn) == ()
+        wanted = weights[turn % 3] @ wanted
+        np.testing.assert_allclose(gathered(transport, placement, rows), wanted, atol=9 * 40 * case.exact)
+    spoilt = [node for node in placement[transport.rank] if node == nodes - 1]
+    if spoilt:
+        rows[-1, 3] = float("nan")
+    assert mixer.mix(rows, matrices[0], 9) == tuple(spoilt)
+    # The node before it takes its half of its own.
+    mixed = [0.5 * wanted[i] + 0.5 * wanted[i if i == nodes - 2 else i + 1] for i in range(nodes - 1)]
+    for node, row in zip(placement[transport.rank], rows.double().numpy(), strict=True):
+        if node not in spoilt:
+            np.testing.assert_allclose(row, mixed[node], atol=10 * 40 * case.exact)
+
+
 def law_what_all_know_need_not_travel(transport: Transport, case: Case, placement: Placement) -> None:
     """Nodes that all hold one model mix it at once, however hard the codec compresses."""
     mixer = case.make(transport, Ledger(), placement)

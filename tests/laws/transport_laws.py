@@ -143,6 +143,16 @@ def law_messages_do_not_overtake(t: Transport) -> None:
     assert [int(buf[0]) for buf in received[1]] == [1, 3, 5]
 
 
+def law_an_exchange_that_was_prepared_may_be_made_again(t: Transport) -> None:
+    right, left = (t.rank + 1) % t.size, (t.rank - 1) % t.size
+    mine, theirs = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    exchange = t.sendrecv_init(mine, right, theirs, left, 7)
+    for turn in range(4):
+        mine[:] = 10 * t.rank + turn
+        exchange()
+        assert theirs.tolist() == [10 * left + turn] * 3
+
+
 def law_short_messages_fill_the_head(t: Transport) -> None:
     """A message may be shorter than the buffer that receives it."""
     right, left = (t.rank + 1) % t.size, (t.rank - 1) % t.size
