@@ -35,7 +35,7 @@ def told(monkeypatch: pytest.MonkeyPatch, accuracies: dict[str, float]) -> dict[
             name
             for name in accuracies
             if all(setting in settings for setting in CASES[name].settings)
-            and len(settings) - len(CASES[name].settings) == 4
+            and len(settings) - len(CASES[name].settings) == 5
         ]
         return run_of(accuracies[name] + (seed - 1) / 100)
 
