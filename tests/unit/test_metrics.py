@@ -9,7 +9,7 @@ from hpc_fl.metrics import KINDS, RoundRecords
 from hpc_fl.telemetry import Ledger, Spans
 from hpc_fl.training.evaluate import Scores
 
-EXCHANGED = {"allreduce", "allgather", "gossip", "headers"}
+EXCHANGED = {"allreduce", "allgather", "gossip", "broadcast", "headers"}
 DENSE = 1000
 
 

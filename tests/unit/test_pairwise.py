@@ -34,21 +34,23 @@ def test_silence_is_a_timeout() -> None:
 
 
 def test_two_requests_that_cross_make_one_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither is answered before both have set off."""
+    """Neither is answered before both have set off and both ranks know what they answer."""
     both = threading.Barrier(2)
     meet = Service._meet_half_way
 
     def together(service: Service, theirs: torch.Tensor) -> bool:
-        both.wait(10.0)
-        return meet(service, theirs)
+        both.wait(30.0)
+        met = meet(service, theirs)
+        both.wait(30.0)
+        return met
 
     monkeypatch.setattr(Service, "_meet_half_way", together)
 
     def law(transport: Transport) -> None:
         x = torch.tensor([4.0, 8.0]) * transport.rank
-        averager = PairwiseAverager(transport, Ledger(), x, timeout=10.0)
+        averager = PairwiseAverager(transport, Ledger(), x, timeout=60.0)
         averager.average_with(1 - transport.rank)
-        averager.close(10.0)
+        averager.close(60.0)
         assert x.tolist() == [2.0, 4.0]
 
     run_ranks(2, law)
