@@ -30,8 +30,13 @@ if ((${#failed[@]})); then
     printf '== failed: %s\n' "${failed[@]}"
 fi
 
+# Tests of one process run on all cores at once, one thread each; those that start ranks have the machine to
+# themselves.
+code=0
 if (($# == 0)); then
-    set -- tests/unit tests/parallel tests/simt tests/system
+    printf '== pytest tests/unit tests/simt\n'
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile tests/unit tests/simt || code=$?
+    set -- tests/parallel tests/system
 fi
 # Built once for all checkouts, in minutes. Its tests are skipped without it, or fail with HPC_FL_REQUIRE=all.
 case " $* " in
@@ -40,7 +45,6 @@ case " $* " in
     ;;
 esac
 printf '== pytest %s\n' "$*"
-code=0
 .venv/bin/python -m pytest "$@" || code=$?
 if ((code == 0 && ${#failed[@]})); then
     code=1
