@@ -97,10 +97,7 @@ def make_schedule(
         found = _topology(config.exchange.topology, config, transport, placement)
         if found.size != config.parties:
             raise TopologyError(f"{found.name} has {found.size} nodes, parties are {config.parties}")
-        # Weights that came with a topology stay, unless others are asked for.
-        pushes = strategy.directed and found.given is None
-        rule = topology.push_sum if pushes else WEIGHTS[config.exchange.gossip.weights]
-        return Schedule(found, rule, lazy=strategy.lazy)
+        return strategies.schedule_of(strategy, found, WEIGHTS[config.exchange.gossip.weights])
     except TopologyError as error:
         raise ConfigError(f"exchange.topology: {error}") from error
 

@@ -65,7 +65,7 @@ class AsynchronousOptimizer(LocalOptimizer):
             seed=seed,
             timeout=timeout,
         )
-        self._begun = torch.empty_like(model.values)
+        self._begun = model.values.clone()
         self._under_way: Running[Averaged] | None = None
         self.steps = self.averages = 0
 
@@ -80,13 +80,14 @@ class AsynchronousOptimizer(LocalOptimizer):
         gradient = self.model.collect_grads()
         sound = all_finite(as_array(gradient))
         if sound:
-            self._begun.copy_(self.model.values)
             self._advance()
+            # With what the forward pass has done to averaged buffers.
             self._averager.add(self.model.values - self._begun)
         self.steps += 1
         self._average()
         with self._averager.locked() as buffer:
             self.model.values.copy_(buffer)
+        self._begun.copy_(self.model.values)
         return sound
 
     def _average(self) -> None:

@@ -21,15 +21,16 @@ from hpc_fl.compression.base import Base
 from hpc_fl.errors import CheckpointError, ConfigError
 from hpc_fl.flat import FlatModel
 from hpc_fl.optimizers.local import LocalOptimizer
-from hpc_fl.strategies import DPSGD, MODEL, Decentralised, Local, Own
+from hpc_fl.strategies import DPSGD, MODEL, Decentralised, Local, Own, schedule_of
 from hpc_fl.telemetry.ledger import Ledger
-from hpc_fl.topology import Schedule, Topology, push_sum
+from hpc_fl.topology import Topology
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 _ROW: Final = "row."
 _KEPT: Final = "kept."
+_MIXED: Final = "mixed."
 _MIXER: Final = "mixer."
 _COUNTS: Final = "counts"
 
@@ -70,8 +71,12 @@ class DecentralisedOptimizer(LocalOptimizer):
                 f"{type(self).__name__}: a topology of {topology.size} nodes and every = {every} given; "
                 f"{self._transport.size}, the number of ranks, and 1 or more expected"
             )
-        rule = push_sum if self._strategy.directed else None
-        self.schedule = Schedule(topology, rule, lazy=self._strategy.lazy)
+        if self._strategy.pairwise:
+            raise ConfigError(
+                f"{type(self).__name__}: {type(self._strategy).__name__} averages in no order; use "
+                "AsynchronousOptimizer for it"
+            )
+        self.schedule = schedule_of(self._strategy, topology)
         self._every = every
         lengths = {MODEL: model.n, **self._strategy.travels(model.n)}
         self._rows = {name: _row(length, model.device) for name, length in lengths.items()}
@@ -99,7 +104,8 @@ class DecentralisedOptimizer(LocalOptimizer):
     @torch.no_grad()
     def step(self) -> bool:
         """Moves the parameters by the gradients of this rank's last backward pass, and mixes after every
-        ``every`` steps. Every rank must call it. False: the gradient was not finite, and made no step.
+        ``every`` steps. Every rank must call it. False: the gradient was not finite, and made no step. A
+        model that is not finite when it is to be mixed goes back to what it was after the last mixing.
 
         Raises :class:`TransportError` when a neighbour is lost, :class:`WireError` naming the sender of a
         message that cannot be read.
@@ -121,7 +127,10 @@ class DecentralisedOptimizer(LocalOptimizer):
     def _mix(self) -> None:
         model, own = self.model, self._own
         update = torch.sub(model.values, own.model)
-        self._strategy.offer(own, Local(update, self._rate, self._sound), model.trainable)
+        sound = self._sound
+        if not all_finite(as_array(update)):  # averaged buffers may be spoilt where the gradient is not
+            update, sound = update.zero_(), False
+        self._strategy.offer(own, Local(update, self._rate, sound), model.trainable)
         if self._strategy.overlaps:
             self._arrive()
         else:
@@ -155,9 +164,14 @@ class DecentralisedOptimizer(LocalOptimizer):
         self._under_way = []
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all that is kept between steps; not the parameters, nor what the optimiser keeps."""
+        """Copies of all that is kept between steps; not the parameters, nor what the optimiser keeps.
+        Waits for the mixing under way.
+        """
         kept = {_COUNTS: torch.tensor([self.steps, self._rate, self._sound], dtype=torch.float64)}
+        self._arrive()
         kept |= {_ROW + name: row[0] for name, row in self._rows.items()}
+        if self._strategy.overlaps:
+            kept |= {_MIXED + name: row[0] for name, row in self._copies.items()}
         kept |= {_KEPT + name: tensor for name, tensor in self._own.kept.items()}
         for name, mixer in self._mixers.items():
             for tensors in mixer.state().values():
@@ -172,6 +186,8 @@ class DecentralisedOptimizer(LocalOptimizer):
         """
         own = {_ROW + name: row[0] for name, row in self._rows.items()}
         own |= {_KEPT + name: tensor for name, tensor in self._own.kept.items()}
+        if self._strategy.overlaps:
+            own |= {_MIXED + name: row[0] for name, row in self._copies.items()}
         for name, tensor in {_COUNTS: torch.empty(3), **own}.items():
             if name not in state or state[name].shape != tensor.shape:
                 found = f"shape {tuple(state[name].shape)}" if name in state else "nothing"
@@ -188,7 +204,6 @@ class DecentralisedOptimizer(LocalOptimizer):
             prefix = f"{_MIXER}{name}."
             kept = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
             mixer.restore({self._transport.rank: kept} if kept else {})
-        self._set_out()
 
     def close(self) -> None:
         """Waits for what is under way, and frees what it holds (collective)."""

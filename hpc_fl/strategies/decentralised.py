@@ -14,7 +14,9 @@ from typing import ClassVar, Final, Protocol
 
 from torch import Tensor
 
+from hpc_fl.errors import TopologyError
 from hpc_fl.strategies.strategy import PartyStates
+from hpc_fl.topology import Rule, Schedule, Topology, push_sum
 from hpc_fl.training.executor import Correction
 
 MODEL: Final = "model"
@@ -124,3 +126,26 @@ class Gossip:
 
     def settle(self, own: Own, mixed: Tensor, rate: float, trainable: int) -> None:
         """The mixed model is the new one."""
+
+
+def schedule_of(strategy: Decentralised, topology: Topology, weights: Rule | None = None) -> Schedule:
+    """The mixing matrices that ``strategy`` takes over ``topology``. ``weights``: a rule; None: those that
+    came with the topology, else push-sum where the strategy is made for it, else doubly stochastic ones.
+
+    Raises :class:`TopologyError` for weights with which the strategy goes wrong: rows that do not sum to one,
+    where there is no push-sum; not symmetric, for exact diffusion.
+    """
+    pushes = strategy.directed and topology.given is None
+    schedule = Schedule(topology, push_sum if pushes else weights, lazy=strategy.lazy)
+    name = type(strategy).__name__
+    if not (strategy.directed or schedule.doubly_stochastic):
+        raise TopologyError(
+            f"{schedule.name}: columns of the weights sum to one but rows do not, which {name} cannot mix; "
+            "take push-sum (strategy sgp), or doubly stochastic weights"
+        )
+    if strategy.lazy and not schedule.symmetric:
+        raise TopologyError(
+            f"{schedule.name}: weights are not symmetric, which {name} needs; take an undirected topology, "
+            "or gradient_tracking"
+        )
+    return schedule

@@ -3,7 +3,7 @@ transport.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -12,12 +12,21 @@ from torch import Tensor, nn
 
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import BF16, TopK
-from hpc_fl.errors import CheckpointError, ConfigError
+from hpc_fl.errors import CheckpointError, ConfigError, TopologyError
 from hpc_fl.flat import FlatModel
 from hpc_fl.optimizers import AsynchronousOptimizer, DecentralisedOptimizer, SynchronousOptimizer
-from hpc_fl.strategies import D2, DPSGD, SGP, GradientTracking, QuasiGlobal
+from hpc_fl.strategies import ADPSGD, D2, DPSGD, SGP, GradientTracking, QuasiGlobal
 from hpc_fl.telemetry import Ledger
-from hpc_fl.topology import Topology, complete, directed_ring, exponential, one_peer_exponential, ring
+from hpc_fl.topology import (
+    Topology,
+    complete,
+    directed_ring,
+    exponential,
+    one_peer_exponential,
+    push_sum,
+    ring,
+    star,
+)
 
 FEATURES: Final = 9
 WANTED: Final = torch.zeros(2, FEATURES)
@@ -45,6 +54,7 @@ WAYS: Final[dict[str, Way]] = {
     "tracking": Way(ring, lambda: {"strategy": GradientTracking(), "every": 2}),
     "quasi-global": Way(exponential, lambda: {"strategy": QuasiGlobal(0.5, 0.5)}),
     "choco": Way(ring, lambda: {"codec": TopK(ratio=0.3)}),
+    "choco, overlap": Way(ring, lambda: {"strategy": DPSGD(overlap=True), "codec": TopK(ratio=0.3)}),
     "squeeze": Way(one_peer_exponential, lambda: {"codec": TopK(ratio=0.5)}),
     "half": Way(ring, lambda: {"codec": BF16()}),
 }
@@ -173,6 +183,55 @@ def law_a_gradient_that_is_not_finite_makes_no_step(transport: Transport) -> Non
         train(optimizer, transport, range(3, 8))
         assert optimizer.consensus().isfinite().all(), name
         optimizer.close()
+
+
+def normalised() -> FlatModel:
+    """A model with averaged buffers, the same on every rank."""
+    model = FlatModel(nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 2)))
+    model.params.copy_(torch.linspace(-1, 1, model.trainable))
+    return model
+
+
+def law_a_batch_that_is_not_finite_does_not_spoil_averaged_buffers(transport: Transport) -> None:
+    model = normalised()
+    sgd = torch.optim.SGD(model.parameters, lr=0.01)
+    optimizer = DecentralisedOptimizer(model, sgd, transport, ring(transport.size))
+    for step in range(4):
+        x = sample(transport.rank, step)[0]
+        bad = step == 1 and transport.rank == 0
+        model(x / 0 if bad else x).sum().backward()
+        assert optimizer.step() is not bad
+    assert model.values.isfinite().all()
+    optimizer.close()
+
+
+def law_pairs_average_the_statistics_of_batches_too(transport: Transport) -> None:
+    model = normalised()
+    sgd = torch.optim.SGD(model.parameters, lr=0.01)
+    optimizer = AsynchronousOptimizer(model, sgd, transport, ring(transport.size), timeout=60)
+    for step in range(60):
+        model(sample(transport.rank, step)[0] + 5).sum().backward()
+        optimizer.step()
+    optimizer.finish()
+    mean = model.buffer_segments[0].of(optimizer.consensus())
+    torch.testing.assert_close(mean, torch.full((FEATURES,), 5.0), rtol=0, atol=0.5)
+
+
+def law_weights_that_an_algorithm_cannot_mix_are_refused(transport: Transport) -> None:
+    size = transport.size
+    if size < 3:
+        return  # any two nodes are an undirected pair
+    model = linear()
+    sgd = torch.optim.SGD(model.parameters, lr=0.1)
+    with pytest.raises(TopologyError, match="D2 needs"):
+        DecentralisedOptimizer(model, sgd, transport, directed_ring(size), strategy=D2())
+    with pytest.raises(ConfigError, match="AsynchronousOptimizer"):
+        DecentralisedOptimizer(model, sgd, transport, ring(size), strategy=ADPSGD())
+    graph = star(size)
+    pushed = replace(graph, given=push_sum(graph.graph(0)))
+    with pytest.raises(TopologyError, match="DPSGD cannot mix"):
+        DecentralisedOptimizer(model, sgd, transport, pushed)
+    DecentralisedOptimizer(model, sgd, transport, pushed, strategy=SGP()).close()
 
 
 def law_bad_input_is_refused(transport: Transport) -> None:

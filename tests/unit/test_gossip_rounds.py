@@ -84,3 +84,20 @@ def test_what_cannot_work_is_refused_when_read(changes: dict[str, Any], message:
 def test_a_topology_that_parties_do_not_fit_is_refused_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exchange.topology: hypercube: .*6"):
         gossip(solo(), tmp_path / "run", exchange={"topology": "hypercube"})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "message"),
+    [
+        ("dpsgd", [[0.5, 0.5, 0.5], [0.25, 0.5, 0], [0.25, 0, 0.5]], "DPSGD cannot mix"),
+        ("d2", [[0.5, 0, 0.5], [0.5, 0.5, 0], [0, 0.5, 0.5]], "D2 needs"),
+    ],
+)
+def test_weights_that_the_algorithm_cannot_mix_are_refused(
+    strategy: str, weights: list[list[float]], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in weights))
+    topology = {"name": "file", "path": str(path)}
+    with pytest.raises(ConfigError, match=f"exchange.topology: .*{message}"):
+        gossip(solo(), tmp_path / "run", parties=3, strategy=strategy, exchange={"topology": topology})
