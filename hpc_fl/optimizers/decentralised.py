@@ -79,7 +79,7 @@ class DecentralisedOptimizer(LocalOptimizer):
         self.schedule = schedule_of(self._strategy, topology)
         self._every = every
         lengths = {MODEL: model.n, **self._strategy.travels(model.n)}
-        self._rows = {name: _row(length, model.device) for name, length in lengths.items()}
+        self._rows = {name: _row(length, model) for name, length in lengths.items()}
         self._rows[MODEL].copy_(model.values)
         self._mixers = {
             name: mixing(
@@ -212,6 +212,7 @@ class DecentralisedOptimizer(LocalOptimizer):
             mixer.close()
 
 
-def _row(length: int, device: torch.device) -> Tensor:
-    """One node's buffer (1, length); one element is a weight, of which every bit counts."""
-    return torch.zeros(1, length, dtype=torch.float64 if length == 1 else torch.float32, device=device)
+def _row(length: int, model: FlatModel) -> Tensor:
+    """One node's buffer (1, length); one element beside a model is a weight, of which every bit counts."""
+    dtype = torch.float64 if length == 1 < model.n else torch.float32
+    return torch.zeros(1, length, dtype=dtype, device=model.device)

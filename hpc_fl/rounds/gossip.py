@@ -58,8 +58,8 @@ class GossipRounds:
         self.rows = {MODEL: model.values.expand(len(hosted), -1).clone()}
         """By name, the buffers of the parties hosted here, (B, length)."""
         for name, length in strategy.travels(model.n).items():
-            # One element is a weight, of which every bit counts.
-            dtype = torch.float64 if length == 1 else torch.float32
+            # One element beside a model is a weight, of which every bit counts.
+            dtype = torch.float64 if length == 1 < model.n else torch.float32
             self.rows[name] = torch.zeros(len(hosted), length, dtype=dtype, device=model.device)
         self._own = {
             party: Own({name: rows[place] for name, rows in self.rows.items()}, {})

@@ -234,6 +234,19 @@ def law_weights_that_an_algorithm_cannot_mix_are_refused(transport: Transport) -
     DecentralisedOptimizer(model, sgd, transport, pushed, strategy=SGP()).close()
 
 
+def law_a_model_may_have_one_parameter(transport: Transport) -> None:
+    for strategy in (DPSGD(), GradientTracking(), SGP()):
+        model = FlatModel(nn.Linear(1, 1, bias=False))
+        model.load(torch.ones(1))
+        sgd = torch.optim.SGD(model.parameters, lr=0.1)
+        optimizer = DecentralisedOptimizer(model, sgd, transport, ring(transport.size), strategy=strategy)
+        for _ in range(40):
+            (model(torch.ones(1, 1)) - 3).square().sum().backward()
+            optimizer.step()
+        assert float(model.values) == pytest.approx(3, abs=0.01)
+        optimizer.close()
+
+
 def law_bad_input_is_refused(transport: Transport) -> None:
     model = linear()
     sgd = torch.optim.SGD(model.parameters, lr=0.1)
