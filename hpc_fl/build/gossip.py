@@ -18,9 +18,7 @@ from hpc_fl.collectives import (
 )
 from hpc_fl.collectives.mixer import Mixer, Placement
 from hpc_fl.collectives.node import host_names
-from hpc_fl.collectives.steps import usual_eta, usual_gamma
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import Codec
 from hpc_fl.config import Config
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
@@ -74,11 +72,8 @@ MIXERS: Final[dict[str, Callable[..., Mixer]]] = {
 }
 """By method of gossip: what mixes encoded rows. ``dense`` needs no codec."""
 
-STEPS: Final[dict[str, tuple[str, Callable[[Codec, int], float]]]] = {
-    "choco": ("gamma", usual_gamma),
-    "squeeze": ("eta", usual_eta),
-}
-"""What methods that go a part of the way call ``exchange.gossip.step``, and what it is where it is null."""
+STEPS: Final = {"choco": "gamma", "squeeze": "eta"}
+"""What methods that go a part of the way call ``exchange.gossip.step``."""
 
 
 def make_decentralised(config: Config) -> Decentralised:
@@ -173,8 +168,7 @@ def _mixer(section: ExchangeSection, config: Config, model: FlatModel) -> Make:
     codec = fitting_codec(config, model)
     options: dict[str, Any] = {}
     if section.method in STEPS:
-        name, usual = STEPS[section.method]
-        options[name] = section.gossip.step or usual(codec, model.n)
+        options[STEPS[section.method]] = section.gossip.step
     return lambda transport, ledger, placement: MIXERS[section.method](
         transport, ledger, placement, codec, **options
     )

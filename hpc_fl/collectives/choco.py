@@ -23,6 +23,7 @@ from hpc_fl.backends import Array
 from hpc_fl.collectives.gossip_encoded import Arrivals, EncodedGossip, detached
 from hpc_fl.collectives.mixer import NodeStates, Placement
 from hpc_fl.collectives.routes import Routes
+from hpc_fl.collectives.steps import usual_gamma
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Kept, Payload
 from hpc_fl.compression.arrays import as_array, as_tensor
@@ -57,8 +58,8 @@ class ChocoMixer(EncodedGossip):
     """See above; for one matrix, whose columns sum to one, and any codec that contracts.
 
     ``gamma``: the consensus step, above 0, 1 at most; the harder the codec compresses, the smaller it has to
-    be. Keeps two buffers (n,) for each node hosted here, however many neighbours it has. A node that is left
-    out keeps its public copy, and so do its neighbours.
+    be. None: :func:`hpc_fl.collectives.steps.usual_gamma`. Keeps two buffers (n,) for each node hosted here,
+    however many neighbours it has. A node that is left out keeps its public copy, and so do its neighbours.
 
     Raises :class:`CodecError` for a codec that does not contract, for another gamma, and for rows of another
     length than before; :class:`TransportError` for another matrix than that of the calls since the last
@@ -68,9 +69,15 @@ class ChocoMixer(EncodedGossip):
     name: ClassVar[str] = "choco"
 
     def __init__(
-        self, transport: Transport, ledger: Ledger, placement: Placement, codec: Base, *, gamma: float
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        placement: Placement,
+        codec: Base,
+        *,
+        gamma: float | None = None,
     ) -> None:
-        if not 0 < gamma <= 1:
+        if gamma is not None and not 0 < gamma <= 1:
             raise CodecError(f"choco gossip: gamma = {gamma} given; above 0 and at most 1 expected")
         super().__init__(transport, ledger, placement, codec)
         self._gamma = gamma
@@ -91,6 +98,8 @@ class ChocoMixer(EncodedGossip):
                 "call reset() on all ranks, or take DeepSqueeze where the topology changes"
             )
         self._matrix = routes.matrix
+        if self._gamma is None:
+            self._gamma = usual_gamma(self._codec, n)
         for node in self._nodes:
             kept = self._kept.setdefault(node, _Copies(torch.zeros_like(rows[0]), torch.zeros_like(rows[0])))
             if kept.unsaid.numel() != n:
@@ -120,6 +129,7 @@ class ChocoMixer(EncodedGossip):
             if arrived is not None:
                 for taker, weight in takers:
                     pulls[taker].take(weight, arrived)
+        assert self._gamma is not None
         for row, pull in enumerate(pulls):
             pull.move(rows[row] if own[row] is not None else None, self._gamma)
 

@@ -32,7 +32,7 @@ def mixing(
 
     ``placement``: which nodes each rank hosts; None: rank r is node r. A codec that needs error feedback
     travels as CHOCO's differences, or, where the matrices are ``changing`` from call to call, as
-    DeepSqueeze's; ``step``: their gamma or eta, None: :func:`usual_step`. ``ledger``: counts the bytes sent.
+    DeepSqueeze's; ``step``: their gamma or eta, None: by the codec. ``ledger``: counts the bytes sent.
     Keep one mixer for each buffer. Raises :class:`CodecError` for a codec that cannot be mixed.
     """
     transport, ledger = transport_of(comm), ledger or Ledger()
@@ -41,12 +41,6 @@ def mixing(
         return DenseMixer(transport, ledger, nodes)
     if not codec.needs_feedback:
         return DirectMixer(transport, ledger, nodes, codec)
-    gamma = usual_step(codec) if step is None else step
     if changing:
-        return SqueezeMixer(transport, ledger, nodes, codec, eta=gamma)
-    return ChocoMixer(transport, ledger, nodes, codec, gamma=gamma)
-
-
-def usual_step(codec: Base) -> float:
-    """How far a node goes towards its neighbours in one call, where nothing else is said."""
-    return 0.3
+        return SqueezeMixer(transport, ledger, nodes, codec, eta=step)
+    return ChocoMixer(transport, ledger, nodes, codec, gamma=step)

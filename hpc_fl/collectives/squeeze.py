@@ -15,6 +15,8 @@ from torch import Tensor
 from hpc_fl.collectives.gossip_direct import Differences
 from hpc_fl.collectives.gossip_encoded import detached
 from hpc_fl.collectives.mixer import NodeStates, Placement
+from hpc_fl.collectives.routes import Routes
+from hpc_fl.collectives.steps import usual_eta
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression import Payload
 from hpc_fl.compression.base import Base
@@ -26,7 +28,8 @@ from hpc_fl.telemetry.ledger import Ledger
 class SqueezeMixer(Differences):
     """See above; for any codec, and matrices that change from round to round.
 
-    ``eta``: above 0, 1 at most; the harder the codec compresses, the smaller it has to be. Keeps for each
+    ``eta``: above 0, 1 at most; the harder the codec compresses, the smaller it has to be; None:
+    :func:`hpc_fl.collectives.steps.usual_eta`. Keeps for each
     node what its codec keeps back (n,). A node that is left out keeps what it had. Raises
     :class:`CodecError` for another eta.
     """
@@ -34,12 +37,23 @@ class SqueezeMixer(Differences):
     name: ClassVar[str] = "squeeze"
 
     def __init__(
-        self, transport: Transport, ledger: Ledger, placement: Placement, codec: Base, *, eta: float
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        placement: Placement,
+        codec: Base,
+        *,
+        eta: float | None = None,
     ) -> None:
-        if not 0 < eta <= 1:
+        if eta is not None and not 0 < eta <= 1:
             raise CodecError(f"squeeze gossip: eta = {eta} given; above 0 and at most 1 expected")
         super().__init__(transport, ledger, placement, codec)
-        self.step, self._feedback = eta, ErrorFeedback(codec)
+        self._eta, self._feedback = eta, ErrorFeedback(codec)
+
+    def _begin(self, rows: Tensor, routes: Routes) -> None:
+        if self._eta is None:
+            self._eta = usual_eta(self._codec, rows.shape[1])
+        self.step = self._eta
 
     def _encode(self, node: int, x: Tensor, round_: int) -> Payload:
         return detached(self._feedback.encode(node, round_, x), x)

@@ -31,7 +31,7 @@ class Swap:
         self._row, self._slot = row, np.empty_like(row)
         self._exchange = transport.sendrecv_init(row, sent.ranks[0], self._slot, received.rank, TAG)
         self._keep, self._take = row.dtype.type(routes.weights[0, 0]), row.dtype.type(weight)
-        self._halves = self._keep == self._take == 0.5  # one product less, and the same bits (but of subnormals)
+        self._halves = self._keep == self._take == 0.5  # a product less, the same bits
         self.nbytes = row.nbytes
 
     def run(self) -> bool:

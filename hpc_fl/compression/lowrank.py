@@ -7,7 +7,7 @@ NeurIPS 2019.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -67,13 +67,14 @@ class LowRank(Base):
 
     Payload: one float32 part, for each block its values, or P (m, r), orthonormal, then Q (q, r); decoded P
     Q^T. Meta: (rank, rows, columns, rows, columns, ...). Kept: the residual and as ``factors`` all Q, where
-    the next iteration starts; the first one starts from numbers that ``seed`` names. Raises
+    the next iteration starts; the first one starts from numbers that ``seed`` and ``round_`` name. Raises
     :class:`CodecError` for a rank below 1 and for shapes that are empty, negative or too many.
     """
 
     rank: int
     shapes: tuple[tuple[int, ...], ...]
     seed: int = 0
+    round_: int = 0
 
     name: ClassVar[str] = "lowrank"
     id: ClassVar[int] = 10
@@ -89,6 +90,10 @@ class LowRank(Base):
     @property
     def needs_feedback(self) -> bool:
         return True
+
+    def at(self, round_: int, party_id: int) -> LowRank:
+        # Without memory of factors, another subspace each round: what one misses, another finds.
+        return replace(self, round_=round_)
 
     def contraction(self, n: int) -> float | None:
         """In expectation over the seed: what a random subspace of r of the q dimensions of a row holds."""
@@ -136,9 +141,10 @@ class LowRank(Base):
 
     def start(self, like: Array) -> Tensor:
         """All Q of the first round, on the device of ``like``: the same on every rank."""
+        later = (self.round_,) if self.round_ else ()
         drawn = [
             counter.normal(
-                counter.key(self.seed, _STREAM, index), np.arange(b.columns), b.rank(self.rank)
+                counter.key(self.seed, _STREAM, index, *later), np.arange(b.columns), b.rank(self.rank)
             ).reshape(-1)
             for index, b in enumerate(self.blocks)
             if b.columns

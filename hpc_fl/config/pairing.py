@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from hpc_fl.config.exchange import Exchange
 from hpc_fl.config.gossip import CHANGING, DIRECTED
 from hpc_fl.config.section import Named
 from hpc_fl.config.strategies import DECENTRALISED, FedAvg
 from hpc_fl.config.training import Optimizer
+
+WITHOUT_MOMENTUM: Final = {
+    "quasi_global": "which takes its place",
+    "gradient_tracking": "whose corrections it enlarges until they diverge",
+}
 
 
 def pairing_problem(strategy: Named, exchange: Exchange, cohort: Named, optimizer: Optimizer) -> str | None:
@@ -53,11 +60,11 @@ def _weights_problem(strategy: Named, topology: Named, weights: str) -> str | No
 
 def _momentum_problem(strategy: Named, optimizer: Optimizer) -> str | None:
     momentum = (optimizer.model_extra or {}).get("momentum")
-    if strategy.name != "quasi_global" or not momentum:
+    if strategy.name not in WITHOUT_MOMENTUM or not momentum:
         return None
     return (
-        f"training.optimizer.momentum: got {momentum} with strategy: quasi_global, which takes its place; "
-        "expected 0"
+        f"training.optimizer.momentum: got {momentum} with strategy: {strategy.name}, "
+        f"{WITHOUT_MOMENTUM[strategy.name]}; expected 0"
     )
 
 

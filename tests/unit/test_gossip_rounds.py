@@ -74,6 +74,14 @@ def test_a_party_whose_work_is_not_finite_is_named_and_harms_nobody(tmp_path: Pa
             },
             "which takes its place",
         ),
+        (
+            {
+                "strategy": "gradient_tracking",
+                "exchange": {"topology": "ring"},
+                "training": {"optimizer": {"momentum": 0.9}},
+            },
+            "until they diverge",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_when_read(changes: dict[str, Any], message: str) -> None:

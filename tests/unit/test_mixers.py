@@ -23,7 +23,7 @@ from hpc_fl.collectives import ChocoMixer, DenseMixer, DirectMixer, Hierarchical
 from hpc_fl.collectives.mixer import Placement
 from hpc_fl.comm.inprocess import run_ranks, solo
 from hpc_fl.comm.transport import Transport
-from hpc_fl.compression import FP16, TopK
+from hpc_fl.compression import FP16, LowRank, TopK
 from hpc_fl.errors import CodecError, TransportError
 from hpc_fl.telemetry import Ledger
 from hpc_fl.topology import MixingMatrix
@@ -216,3 +216,21 @@ def test_another_matrix_needs_a_reset() -> None:
     mixer.reset()
     assert mixer.state() == {}
     mixer.mix(everyones(6, 3), MixingMatrix.from_dense(one_peer(3)), 2)
+
+
+def test_low_rank_differences_come_to_agree() -> None:
+    """Each round looks at another subspace, or what one of them misses would never be sent."""
+    shapes = ((24, 16), (10,))
+    n, nodes = 24 * 16 + 10, 4
+
+    def law(transport: Transport) -> None:
+        mixer = ChocoMixer(transport, Ledger(), ((0, 1, 2, 3),), LowRank(4, shapes))
+        rows = torch.randn(nodes, n, generator=torch.Generator().manual_seed(0))
+        mean, matrix = rows.mean(0), MixingMatrix.from_dense(ring(nodes))
+        before = float((rows - mean).norm())
+        for round_ in range(150):
+            mixer.mix(rows, matrix, round_)
+        assert float((rows - mean).norm()) < 0.1 * before
+        torch.testing.assert_close(rows.mean(0), mean, rtol=1e-4, atol=1e-4)
+
+    run_ranks(1, law)
