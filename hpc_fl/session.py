@@ -91,6 +91,7 @@ def train(
         with StopSignals() as signals:
             session = Session(config, transport, model=model, dataset=dataset, run_dir=run_dir, resume=resume)
             result = session.run(signals)
+            session.close()
         transport.close()
     return result
 
@@ -214,6 +215,10 @@ class Session:
 
             write_report(self._folder.path)
         return Result(self._model.module, outcome, self._folder.path)
+
+    def close(self) -> None:
+        """Frees what is held for further rounds. Every rank must call it."""
+        self.federation.rounds.close()
 
     def _started(self) -> RunStarted:
         config, sizes = self._config, self.parties.partition.sizes

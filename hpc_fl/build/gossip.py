@@ -22,7 +22,7 @@ from hpc_fl.comm.transport import Transport
 from hpc_fl.config import Config
 from hpc_fl.config.exchange import Exchange as ExchangeSection
 from hpc_fl.config.section import Named
-from hpc_fl.errors import CodecError, ConfigError, TopologyError, TransportError
+from hpc_fl.errors import CodecError, ConfigError, TopologyError
 from hpc_fl.exchange import GossipExchange
 from hpc_fl.flat import FlatModel
 from hpc_fl.strategies import MODEL, Decentralised
@@ -92,7 +92,10 @@ def make_schedule(
         found = _topology(config.exchange.topology, config, transport, placement)
         if found.size != config.parties:
             raise TopologyError(f"{found.name} has {found.size} nodes, parties are {config.parties}")
-        return strategies.schedule_of(strategy, found, WEIGHTS[config.exchange.gossip.weights])
+        schedule = strategies.schedule_of(strategy, found, WEIGHTS[config.exchange.gossip.weights])
+        if strategy.pairwise and (schedule.directed or not schedule.static):
+            raise TopologyError(f"{found.name}: strategy adpsgd needs an undirected one that does not change")
+        return schedule
     except TopologyError as error:
         raise ConfigError(f"exchange.topology: {error}") from error
 
@@ -140,6 +143,11 @@ def make_gossip(
     """The configured way for buffers to be mixed. Every rank must call it. Raises :class:`ConfigError` for a
     codec that the method cannot use.
     """
+    if strategy.pairwise and any(len(ids) != 1 for ids in placement):
+        raise ConfigError(
+            f"strategy.name: got {config.strategy.name!r} with {config.parties} parties on {transport.size} "
+            f"ranks, which needs one a rank; expected parties={transport.size}, or -n {config.parties}"
+        )
     lengths = {MODEL: model.n, **strategy.travels(model.n)}
     try:
         make = _pairwise(config) if strategy.pairwise else _mixer(config.exchange, config, model)
@@ -149,8 +157,6 @@ def make_gossip(
         }
     except CodecError as error:
         raise ConfigError(f"exchange.codec: {error}") from error
-    except TransportError as error:
-        raise ConfigError(f"strategy: {error}") from error
     return GossipExchange(transport, schedule, mixers, ledger, elements=sum(lengths.values()))
 
 
@@ -158,7 +164,9 @@ Make = Callable[[Transport, Ledger, Placement], Mixer]
 
 
 def _pairwise(config: Config) -> Make:
-    return lambda transport, ledger, placement: PairwiseMixer(transport, ledger, placement, seed=config.seed)
+    return lambda transport, ledger, placement: PairwiseMixer(
+        transport, ledger, placement, seed=config.seed, timeout=config.comm.timeout
+    )
 
 
 def _mixer(section: ExchangeSection, config: Config, model: FlatModel) -> Make:

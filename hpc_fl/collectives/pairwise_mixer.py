@@ -24,13 +24,22 @@ class PairwiseMixer(Gossip):
     ends when all ranks have been answered. The sum of all rows is preserved to rounding.
 
     For one node a rank, and matrices whose nodes take of those that take of them; the neighbours are those of
-    the first call. Memory: 16 n bytes. Sends 4n bytes for the request, and as many for each answer. Raises
-    :class:`TransportError` for another placement, and where MPI was started without MPI_THREAD_MULTIPLE.
+    the first call. ``timeout`` in seconds: of one average. Memory: 16 n bytes. Sends 4n bytes for the
+    request, and as many for each answer. Raises :class:`TransportError` for another placement, and where MPI
+    was started without MPI_THREAD_MULTIPLE.
     """
 
     name: ClassVar[str] = "pairwise"
 
-    def __init__(self, transport: Transport, ledger: Ledger, placement: Placement, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        placement: Placement,
+        *,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> None:
         if any(len(nodes) != 1 for nodes in placement):
             crowd = next(rank for rank, nodes in enumerate(placement) if len(nodes) != 1)
             raise TransportError(
@@ -39,7 +48,7 @@ class PairwiseMixer(Gossip):
             )
         super().__init__(transport, ledger, placement)
         self._host = {nodes[0]: rank for rank, nodes in enumerate(placement)}
-        self._seed = seed
+        self._seed, self._timeout = seed, timeout
         self._averager: PairwiseAverager | None = None
 
     def _mix(self, rows: Tensor, routes: Routes, round_: int) -> tuple[int, ...]:
@@ -58,7 +67,12 @@ class PairwiseMixer(Gossip):
         """Made by the first call on all ranks, which are the first to know n and who is whose neighbour."""
         sources = [self._host[node] for node, _ in routes.matrix.sources(self._nodes[0])]
         self._averager = PairwiseAverager(
-            self._transport, self._ledger, row.clone(), neighbours=sources, seed=self._seed
+            self._transport,
+            self._ledger,
+            row.clone(),
+            neighbours=sources,
+            seed=self._seed,
+            timeout=self._timeout,
         )
         return self._averager
 

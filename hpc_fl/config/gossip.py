@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from hpc_fl.config.section import Count, Custom, Named, Positive, Section, choice
+from hpc_fl.config.section import Count, Custom, Named, Section, choice
 
-Probability = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Ring(Named):
@@ -91,7 +91,7 @@ class ErdosRenyi(Named):
     """Each pair with probability ``p``, drawn once, until all are connected; null: 2 ln n / n."""
 
     name: Literal["erdos_renyi"] = "erdos_renyi"
-    p: Probability | None = None
+    p: Share | None = None
 
 
 class SmallWorld(Named):
@@ -99,7 +99,7 @@ class SmallWorld(Named):
 
     name: Literal["small_world"] = "small_world"
     degree: Count = 4
-    p: Probability = 0.1
+    p: Share = 0.1
 
 
 class Expander(Named):
@@ -160,5 +160,5 @@ class Gossip(Section):
     """
 
     method: Literal["auto", "dense", "direct", "choco", "squeeze"] = "auto"
-    step: Positive | None = None
+    step: Share | None = None
     weights: Literal["auto", "metropolis", "uniform"] = "auto"

@@ -46,9 +46,15 @@ def _choco_problem(strategy: Named, exchange: Exchange, cohort: Named) -> str | 
 
 
 def _weights_problem(strategy: Named, topology: Named, weights: str) -> str | None:
-    if strategy.name == "sgp" and weights != "auto":
+    if strategy.name in ("sgp", "adpsgd") and weights != "auto":
         return (
-            f"exchange.gossip.weights: got {weights!r} with strategy: sgp, which has its own; expected auto"
+            f"exchange.gossip.weights: got {weights!r} with strategy: {strategy.name}, which has its own; "
+            "expected auto"
+        )
+    if strategy.name == "sgp" and topology.name == "hierarchical":
+        return (
+            "strategy.name: got 'sgp' with exchange.topology: hierarchical, whose weights keep the mean "
+            "without it; expected dpsgd"
         )
     if strategy.name == "d2" and topology.name in DIRECTED:
         return (
@@ -59,6 +65,11 @@ def _weights_problem(strategy: Named, topology: Named, weights: str) -> str | No
 
 
 def _momentum_problem(strategy: Named, optimizer: Optimizer) -> str | None:
+    if strategy.name == "quasi_global" and optimizer.name != "SGD":
+        return (
+            f"training.optimizer.name: got {optimizer.name!r} with strategy: quasi_global, which measures "
+            "the way of plain steps; expected SGD"
+        )
     momentum = (optimizer.model_extra or {}).get("momentum")
     if strategy.name not in WITHOUT_MOMENTUM or not momentum:
         return None

@@ -91,6 +91,11 @@ class GossipExchange:
         for name, tensor in values.items():
             self._mixers[name].agree(tensor)
 
+    def close(self) -> None:
+        """Ends the threads and frees the transports of the mixers (collective)."""
+        for mixer in self._mixers.values():
+            mixer.close()
+
     def reset(self) -> None:
         """Forgets what the mixers kept of neighbours, when parties are gone for good. Every rank must call
         it.

@@ -84,6 +84,9 @@ class AgreedRounds:
         }
         return RoundState(shared, joined(self._hosted, kept))
 
+    def close(self) -> None:
+        """Nothing that would not end with the process."""
+
     def restore(self, state: RoundState) -> None:
         self.params.copy_(state.shared["params"])
         for name, tensor in self._state.items():

@@ -135,11 +135,17 @@ class GossipRounds:
             "strategy": {party: one.kept for party, one in self._own.items()},
             "exchange": self._exchange.state(),
         }
-        shared = {"params": self._evaluator.mean(self.rows[MODEL])}
+        gone = torch.tensor(sorted(self._gone), dtype=torch.int64)
+        shared = {"params": self._evaluator.mean(self.rows[MODEL]), "gone": gone}
         return RoundState(shared, joined(frozenset(self._hosted), kept))
+
+    def close(self) -> None:
+        """Ends the threads and frees the transports of the mixers (collective)."""
+        self._exchange.close()
 
     def restore(self, state: RoundState) -> None:
         self.params.copy_(state.shared["params"])
+        self._gone = frozenset(state.shared["gone"].tolist())
         self._buffers.restore(part(state.parties, "buffer."))
         _fill(part(state.parties, "own."), {party: own.mixed for party, own in self._own.items()})
         _fill(part(state.parties, "strategy."), {party: own.kept for party, own in self._own.items()})

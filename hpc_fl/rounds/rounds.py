@@ -49,6 +49,10 @@ class Rounds(Protocol):
         """The inverse of :meth:`state`, with the parties hosted here now."""
         ...
 
+    def close(self) -> None:
+        """Frees what is held for further rounds."""
+        ...
+
 
 def part(parties: PartyStates, prefix: str) -> PartyStates:
     """The party state whose names start with ``prefix``, without it; parties that have none are absent."""

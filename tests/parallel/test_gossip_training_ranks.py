@@ -1,4 +1,4 @@
-"""The laws of gossip in whole runs and in optimisers, on the ranks at hand. Rank 0's folder is used by all."""
+"""The laws of gossip in whole runs and in optimisers, on the ranks at hand. All use rank 0's folder."""
 
 from collections.abc import Callable
 from pathlib import Path

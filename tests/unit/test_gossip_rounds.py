@@ -60,6 +60,24 @@ def test_a_party_whose_work_is_not_finite_is_named_and_harms_nobody(tmp_path: Pa
         ({"exchange": {"topology": "ring", "warmup": 3}}, "is for an allreduce"),
         ({"exchange": {"topology": "ring", "error_feedback": True}}, "is for an allreduce"),
         ({"exchange": {"gossip": {"step": 0.5}}}, "without exchange.topology"),
+        (
+            {"exchange": {"topology": "ring", "codec": "topk", "gossip": {"step": 1.5}}},
+            "exchange.gossip.step",
+        ),
+        ({"strategy": "sgp", "exchange": {"topology": "hierarchical"}}, "expected dpsgd"),
+        ({"strategy": "adpsgd", "exchange": {"topology": "exponential"}}, "an undirected topology"),
+        (
+            {"strategy": "adpsgd", "exchange": {"topology": "ring", "gossip": {"weights": "uniform"}}},
+            "has its own",
+        ),
+        (
+            {
+                "strategy": "quasi_global",
+                "exchange": {"topology": "ring"},
+                "training": {"optimizer": "Adam"},
+            },
+            "expected SGD",
+        ),
         ({"strategy": "d2", "exchange": {"topology": "exponential"}}, "needs symmetric weights"),
         ({"strategy": "sgp", "exchange": {"topology": "ring", "codec": "topk"}}, "doubly stochastic weights"),
         (

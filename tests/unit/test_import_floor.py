@@ -58,7 +58,7 @@ NEIGHBOURS: Final = {
     ("__main__", "cli"),
 }
 """Imports on one floor: build makes objects of the config, rounds among them, and rundir keeps it; optimizers
-are strategies on a rank; a session runs a federation, a benchmark measures a session, __main__ starts the cli.
+have strategies on a rank; a session runs a federation, a benchmark measures one, __main__ starts the cli.
 """
 BASEMENT: Final = "errors"
 
