@@ -57,7 +57,8 @@ class Case:
     ``lab``, ``local``: by yardstick, the largest ratio of its time to the yardstick's that is good enough on
     the virtual cluster, and in shared memory. ``break_even``: the speed of network in Gbit/s up to which it
     is to pay. ``formula(n, P)``: payload bytes that a rank sends, where the scheme promises a number.
-    ``keeps``: something back for the next call, so that the first ones are not like the others.
+    ``keeps``: something back for the next call, so that the first ones are not like the others. ``alone``:
+    has a thread that would disturb the others.
     """
 
     open: Open
@@ -66,6 +67,7 @@ class Case:
     break_even: float | None = None
     formula: Callable[[int, int], float] | None = None
     keeps: bool = False
+    alone: bool = False
 
 
 def transformer_shapes(n: int) -> tuple[tuple[int, ...], ...]:

@@ -41,11 +41,14 @@ def sendrecv(transport: Transport) -> Iterator[Call]:
     from mpi4py import MPI as mpi  # noqa: N811
 
     comm, peer = mpi.COMM_WORLD.Dup(), transport.rank ^ 1
-    received: dict[int, Tensor] = {}
+    known: dict[int, tuple[object, object]] = {}
 
     def swap(buffer: Tensor) -> None:
-        into = received.setdefault(buffer.numel(), buffer.clone())
-        comm.Sendrecv(buffer.numpy(), peer, recvbuf=into.numpy(), source=peer)
+        # What torch and NumPy need to describe a buffer is not MPI's to pay.
+        there = known.get(buffer.data_ptr())
+        if there is None:
+            there = known[buffer.data_ptr()] = buffer.numpy(), buffer.clone().numpy()
+        comm.Sendrecv(there[0], peer, recvbuf=there[1], source=peer)
 
     yield swap
     comm.Free()

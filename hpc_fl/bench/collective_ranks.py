@@ -148,22 +148,28 @@ def measure(transport: Transport, plan: Plan, threads: int) -> list[Sample]:
     """All of a plan, the same samples on all ranks; every rank must call it."""
     with ExitStack() as opened:
         stage = _Stage(transport, plan)
-        subjects = [_scheme(plan, name, transport, opened) for name in plan.schemes]
-        # Horovod's thread would disturb the others: it is opened for its own calls only.
+        # A thread of its own would disturb the others: what has one is opened for its own calls only.
+        alone = [name for name in plan.schemes if plan.case(name).alone]
+        subjects = [_scheme(plan, name, transport, opened) for name in plan.schemes if name not in alone]
         subjects += [
             _Subject(peer, opened.enter_context(OPEN[peer](transport)))
             for peer in plan.peers
             if peer != HOROVOD
         ]
-        there = HOROVOD in plan.peers and installed(HOROVOD)
-        horovod = [_Subject(HOROVOD, _not_open)] if there else []
-        _take_turns(stage, transport, plan, subjects, horovod)
-    samples = [_sample(transport, plan, threads, subject) for subject in (*subjects, *horovod)]
+        shut = {name: _Subject(name, _not_open, Ledger()) for name in alone}
+        if HOROVOD in plan.peers and installed(HOROVOD):
+            shut[HOROVOD] = _Subject(HOROVOD, _not_open)
+        _take_turns(stage, transport, plan, subjects, shut)
+    samples = [_sample(transport, plan, threads, subject) for subject in (*subjects, *shut.values())]
     return samples + [_endure(transport, plan, name, runs) for name, runs in plan.endure.items()]
 
 
 def _take_turns(
-    stage: _Stage, transport: Transport, plan: Plan, subjects: list[_Subject], horovod: list[_Subject]
+    stage: _Stage,
+    transport: Transport,
+    plan: Plan,
+    subjects: list[_Subject],
+    shut: Mapping[str, _Subject],
 ) -> None:
     for turn in range(plan.warmup):
         for subject in subjects:
@@ -173,8 +179,12 @@ def _take_turns(
     for _ in range(plan.times):
         for subject in subjects:
             stage.call(subject)
-        for subject in horovod:
-            with OPEN[HOROVOD](transport) as subject.call:
+        for name, subject in shut.items():
+            ledger = subject.ledger
+            case = (
+                OPEN[name](transport) if ledger is None else plan.case(name).open(transport, ledger, plan.n)
+            )
+            with case as subject.call:
                 stage.call(subject, counts=False)
                 stage.call(subject)
 

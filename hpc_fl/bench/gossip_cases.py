@@ -141,7 +141,7 @@ LAB: Final[Mapping[str, Case]] = {
 
 SHORT: Final[Mapping[str, Case]] = {
     "one-peer 4 KB": Case(_mixing("one_peer_exponential", _dense), local={SENDRECV: _TWICE}),
-    "pairwise 4 KB": Case(_pairwise, local={SENDRECV: _TWICE}),
+    "pairwise 4 KB": Case(_pairwise, local={SENDRECV: _TWICE}, alone=True),
 }
 """In shared memory, of so short a buffer that a call costs what its overhead does."""
 

@@ -7,10 +7,13 @@ sends, so that a peer may do either.
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Any, Final, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,49 +25,32 @@ from hpc_fl.topology import MixingMatrix
 _REMEMBERED: Final = 64
 
 
+@dataclass(frozen=True, slots=True)
 class Swap:
-    """x <- w_ii x + w_ij x_j for the only row ``row`` (n,), where one message leaves and one arrives."""
+    """x <- w_ii x + w_ij x_j for the only row (1, n) of a rank, at ``address``, where one message leaves
+    and one arrives. ``run()``: False, with nothing sent, where the row may not be finite.
+    """
 
-    def __init__(self, transport: Transport, routes: Routes, row: NDArray[Any]) -> None:
-        (sent,), (received,) = routes.sent, routes.received
-        ((_, weight),) = received.targets
-        self._row, self._slot = row, np.empty_like(row)
-        self._exchange = transport.sendrecv_init(row, sent.ranks[0], self._slot, received.rank, TAG)
-        self._keep, self._take = row.dtype.type(routes.weights[0, 0]), row.dtype.type(weight)
-        self._halves = self._keep == self._take == 0.5  # a product less, the same bits
-        self.nbytes = row.nbytes
-
-    def run(self) -> bool:
-        """Exchanges, and mixes in place. False, with nothing sent: the row may not be finite."""
-        row, slot = self._row, self._slot
-        if not isfinite(row.dot(row)):
-            return False
-        slot[0] = np.nan  # and still so after an empty message
-        self._exchange()
-        if slot[0] != slot[0]:
-            slot[:] = row
-        if self._halves:
-            np.add(row, slot, out=row)
-            np.multiply(row, self._keep, out=row)
-            return True
-        np.multiply(slot, self._take, out=slot)
-        np.multiply(row, self._keep, out=row)
-        np.add(row, slot, out=row)
-        return True
+    matrix: MixingMatrix
+    address: int
+    nbytes: int
+    dtype: torch.dtype
+    run: Callable[[], bool]
 
 
 class Swaps:
-    """Swaps of one transport by row and matrix, each worked out once."""
+    """Swaps of one transport by matrix, each worked out once for the rows of the last call."""
 
     def __init__(self, transport: Transport, most: int) -> None:
         self._transport, self._most = transport, most
-        self._known: dict[tuple[object, ...], tuple[Swap, MixingMatrix]] = {}
+        self._known: dict[int, Swap] = {}
 
     def find(self, rows: Tensor, matrix: MixingMatrix) -> Swap | None:
-        """The one for ``rows`` (1, n), if it was made before."""
-        # Both are held here, so that neither address can become another's.
-        known = self._known.get((rows.data_ptr(), rows.numel(), rows.dtype, id(matrix)))
-        return None if known is None else known[0]
+        """The one for these rows in this place, if it was made before."""
+        swap = self._known.get(id(matrix))  # which is its own as long as the swap holds it
+        if swap is None or rows.data_ptr() != swap.address:
+            return None
+        return swap if rows.nbytes == swap.nbytes and rows.dtype is swap.dtype else None
 
     def make(self, rows: Tensor, routes: Routes) -> None:
         """For the next call, where one message of at most ``most`` bytes leaves and one arrives."""
@@ -73,6 +59,37 @@ class Swaps:
             return
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        key = rows.data_ptr(), rows.numel(), rows.dtype, id(routes.matrix)
-        swap = Swap(self._transport, routes, rows.detach().numpy()[0])
-        self._known[key] = swap, routes.matrix
+        # It holds the row's memory, which so cannot become another's.
+        run = _prepared(self._transport, routes, rows.detach().numpy()[0])
+        swap = Swap(routes.matrix, rows.data_ptr(), rows.nbytes, rows.dtype, run)
+        self._known[id(routes.matrix)] = swap
+
+
+def _prepared(transport: Transport, routes: Routes, row: NDArray[Any]) -> Callable[[], bool]:
+    """The steps of an exchange; each name in them is looked up once, here."""
+    (sent,), (received,) = routes.sent, routes.received
+    ((_, weight),) = received.targets
+    slot = np.empty_like(row)
+    exchange = transport.sendrecv_init(row, sent.ranks[0], slot, received.rank, TAG)
+    square, add, multiply = row.dot, np.add, np.multiply
+    first = cast("Any", memoryview(slot.data))
+    keep, take = (np.array(w, row.dtype) for w in (routes.weights[0, 0], weight))
+    halves = keep == take == 0.5  # a product less, the same bits
+
+    def run() -> bool:
+        if not square(row) < inf:
+            return False
+        first[0] = nan  # and still so after an empty message
+        exchange()
+        if first[0] != first[0]:
+            slot[:] = row
+        if halves:
+            add(row, slot, row)
+            multiply(row, keep, row)
+            return True
+        multiply(slot, take, slot)
+        multiply(row, keep, row)
+        add(row, slot, row)
+        return True
+
+    return run

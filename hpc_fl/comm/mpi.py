@@ -135,16 +135,16 @@ class MpiTransport:
         )
 
         def exchange() -> None:
-            if self.timeout is not None:
-                for request in (self.irecv(recv, source, tag), self.isend(send, dest, tag)):
-                    self._finish(request)
-                return
             try:
                 call()
             except MPI.Exception as error:
                 raise failure(self.comm, f"exchange with ranks {dest} and {source}", error) from None
 
-        return exchange
+        def exchange_in_time() -> None:
+            for request in (self.irecv(recv, source, tag), self.isend(send, dest, tag)):
+                self._finish(request)
+
+        return exchange if self.timeout is None else exchange_in_time
 
     def allreduce(self, buf: Buffer, op: ReduceOp = "sum") -> None:
         if self.timeout is not None:
