@@ -35,7 +35,7 @@ from hpc_fl.topology import MixingMatrix
 
 _PUBLIC: Final = "public"
 _PULL: Final = "pull"
-_PIECE: Final = 1 << 16
+_PIECE: Final = 1 << 17
 """Elements of a piece: it stays in the cache."""
 _TOGETHER: Final = 4
 """Payloads of all elements that are held, at most, to be added in one pass."""
@@ -101,7 +101,9 @@ class ChocoMixer(EncodedGossip):
         if self._gamma is None:
             self._gamma = usual_gamma(self._codec, n)
         for node in self._nodes:
-            kept = self._kept.setdefault(node, _Copies(torch.zeros_like(rows[0]), torch.zeros_like(rows[0])))
+            if node not in self._kept:
+                self._kept[node] = _Copies(torch.zeros_like(rows[0]), torch.zeros_like(rows[0]))
+            kept = self._kept[node]
             if kept.unsaid.numel() != n:
                 raise CodecError(
                     f"choco gossip: rows of {n} elements, node {node} had {kept.unsaid.numel()}: use one "

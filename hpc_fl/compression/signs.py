@@ -100,8 +100,16 @@ def read_signs(payload: Payload, like: Array) -> Reading:
             whole = brought(np.array([0, part.size], np.int64), like)
             backend_of(out).add_signs(part_bits, whole, scales, 1.0, part)
 
+    wholes: dict[int, Array] = {}
+
     def add_part(weight: float, start: int, out: Array) -> None:
         stop = start + out.size
+        if scales.size == 1:
+            whole = wholes.get(out.size)
+            if whole is None:
+                whole = wholes[out.size] = brought(np.array([0, out.size], np.int64), like)
+            backend_of(out).add_signs(bits[start // 8 : -(-stop // 8)], whole, scales, weight, out)
+            return
         first, last = np.searchsorted(host_bounds, start, "right") - 1, np.searchsorted(host_bounds, stop)
         part = brought(np.clip(host_bounds[first : last + 1], start, stop) - start, like)
         part_bits = bits[start // 8 : -(-stop // 8)]
