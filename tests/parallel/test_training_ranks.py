@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from laws.training_laws import LAWS
+from laws import gossip_training_laws, training_laws
 
 from hpc_fl.comm.control import broadcast_bytes
 from hpc_fl.comm.transport import Transport
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", [*training_laws.LAWS, *gossip_training_laws.LAWS])
 def test_law(
     law: Callable[[Transport, Path], None],
     transport: Transport,
