@@ -34,9 +34,9 @@ fi
 # themselves.
 code=0
 if (($# == 0)); then
-    printf '== pytest tests/unit tests/simt\n'
-    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile tests/unit tests/simt || code=$?
-    set -- tests/parallel tests/system
+    printf '== pytest tests/unit tests/parallel tests/simt\n'
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile tests/unit tests/parallel tests/simt || code=$?
+    set -- tests/system
 fi
 # Built once for all checkouts, in minutes. Its tests are skipped without it, or fail with HPC_FL_REQUIRE=all.
 case " $* " in

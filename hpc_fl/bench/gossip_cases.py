@@ -48,10 +48,14 @@ def _mixing(graph: str, make: Callable[[Transport, Ledger, Placement, int], Mixe
     def opened(transport: Transport, ledger: Ledger, n: int) -> Iterator[Call]:
         schedule, round_ = _schedule(graph, transport.size), 0
         mixer = make(transport, ledger, _placement(transport.size), n)
+        rows: dict[int, Tensor] = {}  # a run has its rows, and need not make a view of a buffer each time
 
         def mix(buffer: Tensor) -> None:
             nonlocal round_
-            mixer.mix(buffer.view(1, -1), schedule.matrix(round_), round_)
+            row = rows.get(buffer.data_ptr())
+            if row is None:
+                row = rows[buffer.data_ptr()] = buffer.view(1, -1)
+            mixer.mix(row, schedule.matrix(round_), round_)
             round_ += 1
 
         yield mix

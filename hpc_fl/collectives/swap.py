@@ -13,7 +13,6 @@ from math import inf, nan
 from typing import Any, Final, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,8 +32,8 @@ class Swap:
 
     matrix: MixingMatrix
     address: int
+    elements: int
     nbytes: int
-    dtype: torch.dtype
     run: Callable[[], bool]
 
 
@@ -48,9 +47,9 @@ class Swaps:
     def find(self, rows: Tensor, matrix: MixingMatrix) -> Swap | None:
         """The one for these rows in this place, if it was made before."""
         swap = self._known.get(id(matrix))  # which is its own as long as the swap holds it
-        if swap is None or rows.data_ptr() != swap.address:
+        if swap is None or rows.data_ptr() != swap.address or rows.numel() != swap.elements:
             return None
-        return swap if rows.nbytes == swap.nbytes and rows.dtype is swap.dtype else None
+        return swap
 
     def make(self, rows: Tensor, routes: Routes) -> None:
         """For the next call, where one message of at most ``most`` bytes leaves and one arrives."""
@@ -61,7 +60,7 @@ class Swaps:
             self._known.clear()
         # It holds the row's memory, which so cannot become another's.
         run = _prepared(self._transport, routes, rows.detach().numpy()[0])
-        swap = Swap(routes.matrix, rows.data_ptr(), rows.nbytes, rows.dtype, run)
+        swap = Swap(routes.matrix, rows.data_ptr(), rows.numel(), rows.nbytes, run)
         self._known[id(routes.matrix)] = swap
 
 

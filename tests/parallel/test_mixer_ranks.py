@@ -10,15 +10,19 @@ from laws.gossip_laws import PLACEMENTS
 from hpc_fl.collectives.mixer import Placement
 from hpc_fl.comm.transport import Transport
 
-FEW = {
-    name: CASES[name]
-    for name in ("dense", "direct, 8 bits", "choco, top-k", "choco, one bit", "squeeze, one bit")
-}
-"""One for each way to mix; all of them run over threads."""
+FEW = (
+    ("dense", "one a rank"),
+    ("dense", "several a rank"),
+    ("direct, 8 bits", "one a rank"),
+    ("choco, top-k", "several a rank"),
+    ("squeeze, one bit", "none on the last"),
+)
+"""Each way to mix, and each placement; all with all over threads."""
 
 
-@pytest.mark.parametrize("place", PLACEMENTS.values(), ids=PLACEMENTS)
-@pytest.mark.parametrize("case", FEW.values(), ids=FEW)
+@pytest.mark.parametrize(
+    ("case", "place"), [(CASES[a], PLACEMENTS[b]) for a, b in FEW], ids=map(", ".join, FEW)
+)
 @pytest.mark.parametrize("law", gossip_laws.LAWS)
 def test_law(
     law: Callable[[Transport, Case, Placement], None],
