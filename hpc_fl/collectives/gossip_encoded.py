@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpc_fl.collectives.algorithm import kept_if_it_fails, settle
 from hpc_fl.collectives.gossip import Gossip
-from hpc_fl.collectives.messages import Arrival, as_message, progress, sent_by
+from hpc_fl.collectives.messages import Arrival, progress, send_gossip, sent_by
 from hpc_fl.collectives.mixer import Placement
 from hpc_fl.collectives.routes import Received, Routes
 from hpc_fl.comm.transport import Request, Transport
@@ -57,7 +57,7 @@ class EncodedGossip(Gossip):
                 for row, node in enumerate(self._nodes):
                     payload = self._payload(node, rows[row], round_)
                     own.append(payload)
-                    sends += self._send(payload, ranks.get(row, ()))
+                    sends += send_gossip(self._transport, self._ledger, payload, ranks.get(row, ()))
                     progress(sends)
                 self._apply(rows, routes, own, arrivals)
             settle(*sends)
@@ -68,15 +68,6 @@ class EncodedGossip(Gossip):
             return self._encode(node, x, round_)
         except NotFiniteError:
             return None
-
-    def _send(self, payload: Payload | None, ranks: tuple[int, ...]) -> list[Request]:
-        if not ranks:
-            return []
-        message = as_message(payload)
-        if payload is not None:
-            self._ledger.add("gossip", len(ranks) * payload.nbytes)
-            self._ledger.add("headers", len(ranks) * (len(message) - payload.nbytes))
-        return [self._transport.isend(message, rank) for rank in ranks]
 
     def _begin(self, rows: Tensor, routes: Routes) -> None:
         """Prepares for these rows; raises what can be known before anything moves."""

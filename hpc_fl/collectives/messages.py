@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpc_fl.comm.transport import Request, Transport
 from hpc_fl.compression import Payload
 from hpc_fl.errors import WireError
+from hpc_fl.telemetry.ledger import Ledger
 
 _ENVELOPE: Final = 1024
 """Bytes of a message around its payload, at most: header, meta, table."""
@@ -22,6 +23,21 @@ _MAGIC: Final = 4
 def as_message(payload: Payload | None) -> NDArray[np.uint8]:
     """A payload's bytes, none for None."""
     return np.frombuffer(b"" if payload is None else payload.tobytes(), np.uint8)
+
+
+def send_gossip(
+    transport: Transport, ledger: Ledger, payload: Payload | None, ranks: Sequence[int]
+) -> list[Request]:
+    """Sends a payload (None: an empty message) to each of ``ranks``: the requests. The ledger counts it as
+    "gossip", what is around it as "headers".
+    """
+    if not ranks:
+        return []
+    message = as_message(payload)
+    if payload is not None:
+        ledger.add("gossip", len(ranks) * payload.nbytes)
+        ledger.add("headers", len(ranks) * (len(message) - payload.nbytes))
+    return [transport.isend(message, rank) for rank in ranks]
 
 
 @dataclass

@@ -23,7 +23,7 @@ from hpc_fl.collectives.columns import Columns
 from hpc_fl.collectives.front_door import transport_of
 from hpc_fl.collectives.gossip_encoded import Arrivals
 from hpc_fl.collectives.lane import Lane, Running
-from hpc_fl.collectives.messages import as_message
+from hpc_fl.collectives.messages import send_gossip
 from hpc_fl.collectives.routes import Received, Routes, Sent
 from hpc_fl.comm.buffers import unusable
 from hpc_fl.comm.transport import Request, Transport
@@ -160,11 +160,7 @@ class NeighborAllreduce:
                 for sent in routes.sent:
                     copy = copies[sent.row]
                     payload = None if copy is None else codec.at(number, rank).encode(copy)
-                    message = as_message(payload)
-                    sends += [self._transport.isend(message, to) for to in sent.ranks]
-                    if payload is not None:
-                        self._ledger.add("gossip", len(sent.ranks) * payload.nbytes)
-                        self._ledger.add("headers", len(sent.ranks) * (len(message) - payload.nbytes))
+                    sends += send_gossip(self._transport, self._ledger, payload, sent.ranks)
                 before, own = row.copy(), float(routes.weights[0, 0])
                 row *= row.dtype.type(own) if sound else 1
                 for takers, reading in arrivals.readings():
