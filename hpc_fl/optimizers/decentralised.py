@@ -21,7 +21,7 @@ from hpc_fl.compression.base import Base
 from hpc_fl.errors import CheckpointError, ConfigError
 from hpc_fl.flat import FlatModel
 from hpc_fl.optimizers.local import LocalOptimizer
-from hpc_fl.strategies import DPSGD, MODEL, Decentralised, Local, Own, schedule_of
+from hpc_fl.strategies import DPSGD, MODEL, Decentralised, Local, Own, buffers_of, schedule_of
 from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.topology import Topology
 
@@ -78,18 +78,16 @@ class DecentralisedOptimizer(LocalOptimizer):
             )
         self.schedule = schedule_of(self._strategy, topology)
         self._every = every
-        lengths = {MODEL: model.n, **self._strategy.travels(model.n)}
-        self._rows = {name: _row(length, model) for name, length in lengths.items()}
-        self._rows[MODEL].copy_(model.values)
+        self._rows = buffers_of(self._strategy, model, 1)
         self._mixers = {
             name: mixing(
                 self._transport,
-                codec if length > 1 else None,
+                codec if rows.shape[1] > 1 else None,
                 changing=not self.schedule.static,
                 step=consensus_step,
                 ledger=ledger,
             )
-            for name, length in lengths.items()
+            for name, rows in self._rows.items()
         }
         self._own = Own({name: row[0] for name, row in self._rows.items()}, {})
         self._strategy.begin(self._own, model.trainable)
@@ -210,9 +208,3 @@ class DecentralisedOptimizer(LocalOptimizer):
         self._arrive()
         for mixer in self._mixers.values():
             mixer.close()
-
-
-def _row(length: int, model: FlatModel) -> Tensor:
-    """One node's buffer (1, length); one element beside a model is a weight, of which every bit counts."""
-    dtype = torch.float64 if length == 1 < model.n else torch.float32
-    return torch.zeros(1, length, dtype=dtype, device=model.device)

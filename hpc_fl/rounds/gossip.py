@@ -17,7 +17,7 @@ from hpc_fl.exchange import GossipExchange, Mixed
 from hpc_fl.exchange.finite import all_finite, finite_rows
 from hpc_fl.flat import FlatModel
 from hpc_fl.rounds.rounds import RoundState, joined, part
-from hpc_fl.strategies.decentralised import MODEL, Decentralised, Local, Own
+from hpc_fl.strategies.decentralised import MODEL, Decentralised, Local, Own, buffers_of
 from hpc_fl.telemetry.spans import Spans
 from hpc_fl.training.cohort import Cohort
 from hpc_fl.training.consensus import ConsensusEvaluator
@@ -55,12 +55,8 @@ class GossipRounds:
         self._strategy, self._exchange, self._evaluator = strategy, exchange, evaluator
         self._buffers, self._learning_rate, self._spans = buffers, learning_rate, spans
         self._place = {party: place for place, party in enumerate(hosted)}
-        self.rows = {MODEL: model.values.expand(len(hosted), -1).clone()}
+        self.rows = buffers_of(strategy, model, len(hosted))
         """By name, the buffers of the parties hosted here, (B, length)."""
-        for name, length in strategy.travels(model.n).items():
-            # One element beside a model is a weight, of which every bit counts.
-            dtype = torch.float64 if length == 1 < model.n else torch.float32
-            self.rows[name] = torch.zeros(len(hosted), length, dtype=dtype, device=model.device)
         self._own = {
             party: Own({name: rows[place] for name, rows in self.rows.items()}, {})
             for party, place in self._place.items()

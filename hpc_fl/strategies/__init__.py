@@ -2,7 +2,16 @@
 
 from hpc_fl.strategies.adpsgd import ADPSGD
 from hpc_fl.strategies.d2 import D2
-from hpc_fl.strategies.decentralised import MASS, MODEL, Decentralised, Gossip, Local, Own, schedule_of
+from hpc_fl.strategies.decentralised import (
+    MASS,
+    MODEL,
+    Decentralised,
+    Gossip,
+    Local,
+    Own,
+    buffers_of,
+    schedule_of,
+)
 from hpc_fl.strategies.dpsgd import DPSGD
 from hpc_fl.strategies.fedadagrad import FedAdagrad
 from hpc_fl.strategies.fedadam import FedAdam
@@ -38,5 +47,6 @@ __all__ = [
     "QuasiGlobal",
     "State",
     "Strategy",
+    "buffers_of",
     "schedule_of",
 ]

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
+import torch
 from torch import Tensor
 
 from hpc_fl.errors import TopologyError
+from hpc_fl.flat import FlatModel
 from hpc_fl.strategies.strategy import PartyStates
 from hpc_fl.topology import Rule, Schedule, Topology, push_sum
 from hpc_fl.training.executor import Correction
@@ -126,6 +128,18 @@ class Gossip:
 
     def settle(self, own: Own, mixed: Tensor, rate: float, trainable: int) -> None:
         """The mixed model is the new one."""
+
+
+def buffers_of(strategy: Decentralised, model: FlatModel, count: int) -> dict[str, Tensor]:
+    """What ``strategy`` mixes of ``count`` parties that begin with ``model``: by name, (count, length) on the
+    model's device. ``model`` holds its values; others are zeros. float32, but for one element beside a longer
+    model: a weight, of which every bit counts, float64.
+    """
+    rows = {MODEL: model.values.expand(count, -1).clone()}
+    for name, length in strategy.travels(model.n).items():
+        dtype = torch.float64 if length == 1 < model.n else torch.float32
+        rows[name] = torch.zeros(count, length, dtype=dtype, device=model.device)
+    return rows
 
 
 def schedule_of(strategy: Decentralised, topology: Topology, weights: Rule | None = None) -> Schedule:

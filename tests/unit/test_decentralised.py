@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hpc_fl.flat import FlatModel
 from hpc_fl.strategies import (
     D2,
     DPSGD,
@@ -18,6 +19,7 @@ from hpc_fl.strategies import (
     Local,
     Own,
     QuasiGlobal,
+    buffers_of,
 )
 from hpc_fl.topology import Graph, Schedule, complete, exponential, fixed, push_sum, ring
 
@@ -211,3 +213,17 @@ def test_push_sum_stays_unbiased_over_those_that_remain() -> None:
     lose(world, frozenset({3}))
     world.run(300)
     torch.testing.assert_close(world.rows[MODEL][left, 0], torch.full((5,), wanted).double())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_parties_begin_with_the_model_and_an_exact_weight(count: int) -> None:
+    model = FlatModel(nn.Linear(2, 1))
+    rows = buffers_of(SGP(), model, count)
+    assert {name: (tuple(of.shape), of.dtype) for name, of in rows.items()} == {
+        MODEL: ((count, model.n), torch.float32),
+        MASS: ((count, 1), torch.float64),
+    }
+    assert all(row.equal(model.values) for row in rows[MODEL])
+    assert not rows[MASS].any()
+    one = buffers_of(GradientTracking(), FlatModel(nn.Linear(1, 1, bias=False)), count)
+    assert {of.dtype for of in one.values()} == {torch.float32}
