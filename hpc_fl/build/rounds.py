@@ -9,6 +9,7 @@ from hpc_fl.build.gossip import make_decentralised, make_gossip
 from hpc_fl.build.parts import Parties, make_strategy
 from hpc_fl.comm.transport import Transport
 from hpc_fl.config import Config
+from hpc_fl.data import PartyStore, Source
 from hpc_fl.flat import FlatModel
 from hpc_fl.rounds import AgreedRounds, GossipRounds, Rounds
 from hpc_fl.telemetry.ledger import Ledger
@@ -18,6 +19,7 @@ from hpc_fl.training.cohort import Cohort
 from hpc_fl.training.consensus import ConsensusEvaluator
 from hpc_fl.training.evaluate import Evaluator
 from hpc_fl.training.executor import Executor, LocalWork
+from hpc_fl.training.losses import Loss
 from hpc_fl.training.parties import LocalBuffers
 
 
@@ -35,6 +37,12 @@ class Site:
     ledger: Ledger
     spans: Spans
 
+    @property
+    def measured(self) -> tuple[FlatModel, Loss, Source, PartyStore, LocalBuffers, Transport, Ledger]:
+        """What every evaluator begins with."""
+        test, store = self.parties.dataset.test, self.parties.store
+        return self.model, self.work.loss, test, store, self.buffers, self.transport, self.ledger
+
 
 def make_rounds(config: Config, site: Site, schedule: Schedule | None) -> Rounds:
     """Rounds over the topology of ``schedule``, or, where that is None, rounds that agree on one model. Every
@@ -46,16 +54,7 @@ def make_rounds(config: Config, site: Site, schedule: Schedule | None) -> Rounds
 def _agreed(config: Config, site: Site) -> AgreedRounds:
     model, store, strategy = site.model, site.parties.store, make_strategy(config)
     exchange = make_exchange(config, model, strategy, site.transport, site.ledger, store.party_ids)
-    evaluator = Evaluator(
-        model,
-        site.work.loss,
-        site.parties.dataset.test,
-        store,
-        site.buffers,
-        site.transport,
-        site.ledger,
-        spread=config.evaluate.parties,
-    )
+    evaluator = Evaluator(*site.measured, spread=config.evaluate.parties)
     return AgreedRounds(
         model=model,
         hosted=store.party_ids,
@@ -74,17 +73,7 @@ def _gossip(config: Config, site: Site, schedule: Schedule) -> GossipRounds:
     model, store, strategy = site.model, site.parties.store, make_decentralised(config)
     placement = site.parties.placement
     exchange = make_gossip(config, model, strategy, schedule, site.transport, site.ledger, placement)
-    evaluator = ConsensusEvaluator(
-        model,
-        site.work.loss,
-        site.parties.dataset.test,
-        store,
-        site.buffers,
-        site.transport,
-        site.ledger,
-        parties=config.parties,
-        spread=config.evaluate.parties,
-    )
+    evaluator = ConsensusEvaluator(*site.measured, parties=config.parties, spread=config.evaluate.parties)
     return GossipRounds(
         model=model,
         parties=config.parties,
