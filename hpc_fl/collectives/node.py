@@ -13,17 +13,17 @@ from typing import Final, Protocol
 import numpy as np
 
 from hpc_fl.collectives.algorithm import TAG, Floats, kept_if_it_fails, length, settle
-from hpc_fl.collectives.window import open_window
+from hpc_fl.collectives.shared_memory import open_shared
 from hpc_fl.comm.control import allgather_bytes
 from hpc_fl.comm.transport import Transport
 
 _PIECE: Final = 1 << 17
-"""Elements of a slice that go through the window at once: 512 KB. They stay in the cache, and with more ranks
-than cores a barrier takes as long as it takes to copy them.
+"""Elements of a slice that go through the shared memory at once: 512 KB. They stay in the cache, and with
+more ranks than cores a barrier takes as long as it takes to copy them.
 """
 
-_WINDOW: Final = 8 << 20
-"""Elements of a machine's window at most, 32 MB: with many ranks the pieces are smaller."""
+_SHARED: Final = 8 << 20
+"""Elements of a machine's shared memory at most, 32 MB: with many ranks the pieces are smaller."""
 
 
 class Node(Protocol):
@@ -59,8 +59,8 @@ def node_of(transport: Transport) -> Node:
     """For the ranks of one machine, which ``transport`` holds and no others: through shared memory where all
     of them can open it, else by messages. Every rank must call it; ``transport`` is closed with the node.
     """
-    window = open_window(transport, WindowNode.nbytes(transport.size))
-    return MessageNode(transport) if window is None else WindowNode(transport, window)
+    memory = open_shared(transport, SharedNode.nbytes(transport.size))
+    return MessageNode(transport) if memory is None else SharedNode(transport, memory)
 
 
 class MessageNode:
@@ -97,22 +97,22 @@ class MessageNode:
         self._transport.close()
 
 
-class WindowNode:
-    """Through ``window``: memory of :meth:`nbytes` bytes that all ranks read, each writing its own part.
+class SharedNode:
+    """Through ``memory`` of :meth:`nbytes` bytes that all ranks read, each writing its own part.
 
     It has two halves, for pieces in turn. Between writing a piece and reading it is a barrier. Who is past
     that has read the piece before, so that its half may be written again: one barrier a piece is enough.
     """
 
-    def __init__(self, transport: Transport, window: Floats) -> None:
+    def __init__(self, transport: Transport, memory: Floats) -> None:
         self._transport = transport
-        self._halves = window.reshape(2, transport.size, -1)
+        self._halves = memory.reshape(2, transport.size, -1)
         self._turn = 0
 
     @staticmethod
     def nbytes(ranks: int) -> int:
-        """Size of the window of so many ranks."""
-        return 2 * 4 * ranks * max(ranks, min(ranks * _PIECE, _WINDOW // (2 * ranks)))
+        """Size of the memory of so many ranks."""
+        return 2 * 4 * ranks * max(ranks, min(ranks * _PIECE, _SHARED // (2 * ranks)))
 
     def gather(self, array: Floats, slices: Sequence[slice]) -> int:
         rank, width = self._transport.rank, self._halves.shape[2] // len(slices)

@@ -47,7 +47,7 @@ class TwoLevel(Algorithm):
     """Per machine 2 (M-1)/M * 4n bytes between M machines, none inside; see :class:`Algorithm`.
 
     Making one is collective: every rank must. ``nodes``: a number >= 0 for each rank's machine, where it is
-    not the real one. ``between``: makes the allreduce of a slice. Without MPI's shared windows the ranks of a
+    not the real one. ``between``: makes the allreduce of a slice. Without shared memory the ranks of a
     machine exchange messages, at 4 bytes for each element and step.
     """
 
@@ -80,6 +80,6 @@ class TwoLevel(Algorithm):
         self._ledger.add("allreduce", sent)
 
     def close(self) -> None:
-        """Frees the window and the groups (collective)."""
+        """Frees the shared memory and the groups (collective)."""
         self._node.close()
         self._across.close()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from laws import auto_laws, dense_laws
 
-from hpc_fl.collectives import Halves, Ring, window
+from hpc_fl.collectives import Halves, Ring, shared_memory
 from hpc_fl.collectives.choice import SIZES, Choices
-from hpc_fl.collectives.node import MessageNode, WindowNode, node_of
+from hpc_fl.collectives.node import MessageNode, SharedNode, node_of
 from hpc_fl.collectives.ring import Course
 from hpc_fl.comm.inprocess import InProcessTransport, run_ranks, solo
 from hpc_fl.comm.transport import Transport
@@ -105,7 +105,7 @@ def test_a_rank_that_fails_is_an_error_for_the_others() -> None:
 
 def test_shared_memory_leaves_no_file(tmp_path: Path) -> None:
     def opened(transport: Transport) -> list[float]:
-        memory = window.open_window(transport, 4 * transport.size, tmp_path)
+        memory = shared_memory.open_shared(transport, 4 * transport.size, tmp_path)
         assert memory is not None
         memory[transport.rank] = transport.rank
         transport.barrier()
@@ -117,17 +117,17 @@ def test_shared_memory_leaves_no_file(tmp_path: Path) -> None:
 
 def test_without_shared_memory_messages_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where it cannot be made, is full, or cannot be opened by a rank."""
-    assert {type(node) for node in run_ranks(2, node_of)} == {WindowNode}
-    assert run_ranks(2, lambda t: window.open_window(t, 8, tmp_path / "none")) == [None, None]
+    assert {type(node) for node in run_ranks(2, node_of)} == {SharedNode}
+    assert run_ranks(2, lambda t: shared_memory.open_shared(t, 8, tmp_path / "none")) == [None, None]
     with monkeypatch.context() as patch:
-        patch.setattr(window, "_open", lambda *_: None)
+        patch.setattr(shared_memory, "_open", lambda *_: None)
         assert {type(node) for node in run_ranks(2, node_of)} == {MessageNode}
 
     def full(*_: int) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    assert run_ranks(2, lambda t: window.open_window(t, 8, tmp_path)) == [None, None]
+    assert run_ranks(2, lambda t: shared_memory.open_shared(t, 8, tmp_path)) == [None, None]
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ from hpc_fl.comm.transport import Transport
 _FOLDER: Final = Path("/dev/shm")
 
 
-def open_window(transport: Transport, nbytes: int, folder: Path = _FOLDER) -> Floats | None:
+def open_shared(transport: Transport, nbytes: int, folder: Path = _FOLDER) -> Floats | None:
     """The same ``nbytes`` bytes of zeros for all ranks, as float32; None on all when one cannot open them.
 
     Every rank must call it. The memory is given back when the last rank has dropped its array.
