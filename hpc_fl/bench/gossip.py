@@ -120,7 +120,7 @@ def short_records(samples: list[Sample]) -> list[Record]:
             sample.seconds,
             SENDRECV,
             found[SENDRECV].seconds,
-            SHORT[name].local[SENDRECV],
+            SHORT[name].local.get(SENDRECV),
             n=sample.n,
             ranks=sample.ranks,
             threads=sample.threads,

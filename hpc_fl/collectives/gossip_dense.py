@@ -46,6 +46,10 @@ class DenseMixer(Gossip):
             return ()
         return super().mix(rows, matrix, round_)
 
+    def close(self) -> None:
+        self._swaps.close()
+        super().close()
+
     def _mix(self, rows: Tensor, routes: Routes, round_: int) -> tuple[int, ...]:
         if not rows.is_cpu:
             host = rows.cpu()

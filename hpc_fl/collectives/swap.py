@@ -7,15 +7,13 @@ sends, so that a peer may do either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf, nan
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_fl.backends.pair import pair_of
 from hpc_fl.collectives.algorithm import TAG
 from hpc_fl.collectives.routes import Routes
 from hpc_fl.comm.transport import Transport
@@ -24,17 +22,35 @@ from hpc_fl.topology import MixingMatrix
 _REMEMBERED: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
 class Swap:
-    """x <- w_ii x + w_ij x_j for the only row (1, n) of a rank, at ``address``, where one message leaves
-    and one arrives. ``run()``: False, with nothing sent, where the row may not be finite.
+    """x <- w_ii x + w_ij x_j for the only row of a rank, ``row`` (n,) in its place, where by ``routes`` one
+    message leaves and one arrives.
     """
 
-    matrix: MixingMatrix
-    address: int
-    elements: int
-    nbytes: int
-    run: Callable[[], bool]
+    __slots__ = ("_exchange", "_mix", "_ready", "_travel", "address", "elements", "matrix", "nbytes")
+
+    def __init__(self, transport: Transport, routes: Routes, row: NDArray[Any]) -> None:
+        (sent,), (received,) = routes.sent, routes.received
+        ((_, weight),) = received.targets
+        slot = np.empty_like(row)
+        pair = pair_of(row, slot, float(routes.weights[0, 0]), float(weight))
+        self._exchange = transport.sendrecv_init(row, sent.ranks[0], slot, received.rank, TAG)
+        self._ready, self._travel, self._mix = pair.ready, self._exchange.run, pair.mix
+        self.matrix, self.nbytes = routes.matrix, row.nbytes
+        # It holds the row's memory, which so cannot become another's.
+        self.address, self.elements = row.ctypes.data, row.size
+
+    def run(self) -> bool:
+        """False, with nothing sent, where the row is not finite."""
+        if not self._ready():
+            return False
+        self._travel()
+        self._mix()
+        return True
+
+    def close(self) -> None:
+        """Frees what the transport prepared."""
+        self._exchange.close()
 
 
 class Swaps:
@@ -57,38 +73,12 @@ class Swaps:
         if not (one and rows.is_cpu and 0 < rows.nbytes <= self._most):
             return
         if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        # It holds the row's memory, which so cannot become another's.
-        run = _prepared(self._transport, routes, rows.detach().numpy()[0])
-        swap = Swap(routes.matrix, rows.data_ptr(), rows.numel(), rows.nbytes, run)
-        self._known[id(routes.matrix)] = swap
+            self.close()
+        if old := self._known.pop(id(routes.matrix), None):
+            old.close()
+        self._known[id(routes.matrix)] = Swap(self._transport, routes, rows.detach().numpy()[0])
 
-
-def _prepared(transport: Transport, routes: Routes, row: NDArray[Any]) -> Callable[[], bool]:
-    """The steps of an exchange; each name in them is looked up once, here."""
-    (sent,), (received,) = routes.sent, routes.received
-    ((_, weight),) = received.targets
-    slot = np.empty_like(row)
-    exchange = transport.sendrecv_init(row, sent.ranks[0], slot, received.rank, TAG)
-    square, add, multiply = row.dot, np.add, np.multiply
-    first = cast("Any", memoryview(slot.data))
-    keep, take = (np.array(w, row.dtype) for w in (routes.weights[0, 0], weight))
-    halves = keep == take == 0.5  # a product less, the same bits
-
-    def run() -> bool:
-        if not square(row) < inf:
-            return False
-        first[0] = nan  # and still so after an empty message
-        exchange()
-        if first[0] != first[0]:
-            slot[:] = row
-        if halves:
-            add(row, slot, row)
-            multiply(row, keep, row)
-            return True
-        multiply(slot, take, slot)
-        multiply(row, keep, row)
-        add(row, slot, row)
-        return True
-
-    return run
+    def close(self) -> None:
+        """Forgets them all, which are made anew when they are wanted."""
+        while self._known:
+            self._known.popitem()[1].close()

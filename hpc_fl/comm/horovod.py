@@ -22,7 +22,7 @@ from hpc_fl.comm.horovod_tensors import WORDS, dtype_name, flat_tensor
 from hpc_fl.comm.mpi import MAX_ELEMENTS
 from hpc_fl.comm.mpi_messages import Messages, TooLarge
 from hpc_fl.comm.mpi_requests import Several
-from hpc_fl.comm.transport import Buffer, ReduceOp, Request, Transport
+from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request, Transport
 from hpc_fl.comm.window import Window
 from hpc_fl.errors import TransportError
 
@@ -115,7 +115,7 @@ class HorovodTransport:
 
     def sendrecv_init(
         self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Callable[[], None]:
+    ) -> Persistent:
         return self._mpi.sendrecv_init(send, dest, recv, source, tag)
 
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:

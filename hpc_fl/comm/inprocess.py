@@ -25,7 +25,7 @@ from hpc_fl.comm.buffers import (
 )
 from hpc_fl.comm.hub import Done, Hub, Pending
 from hpc_fl.comm.inprocess_window import InProcessWindow, Shelf
-from hpc_fl.comm.transport import Buffer, ReduceOp, Request
+from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request
 from hpc_fl.errors import TransportError, TransportTimeout
 
 T = TypeVar("T")
@@ -69,12 +69,12 @@ class InProcessTransport:
 
     def sendrecv_init(
         self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Callable[[], None]:
+    ) -> Persistent:
         def exchange() -> None:
             self.send(send, dest, tag)
             self.recv(recv, source, tag)
 
-        return exchange
+        return Persistent(exchange, lambda: None)
 
     def irecv(self, buf: Buffer, source: int, tag: int = 0) -> Request:
         check_rank(source, self.size, "source")

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fcntl import ioctl
-from functools import partial
 from itertools import accumulate
 from termios import FIONREAD
 from typing import Final, NoReturn
@@ -22,9 +21,9 @@ from hpc_fl.comm.buffers import (
     elements,
 )
 from hpc_fl.comm.mpi_messages import Message, Messages, TooLarge
-from hpc_fl.comm.mpi_requests import MpiRequest, Several, failure
+from hpc_fl.comm.mpi_requests import MpiRequest, Several, failure, persistent
 from hpc_fl.comm.mpi_window import MpiWindow
-from hpc_fl.comm.transport import Buffer, ReduceOp, Request
+from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request
 from hpc_fl.errors import TransportError
 
 
@@ -125,26 +124,22 @@ class MpiTransport:
         message = self._moved(buf, written=True)
         return self._start(f"receive from rank {source}", self.comm.Irecv, message, source, tag, keep=buf)
 
-    def sendrecv_init(
-        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Callable[[], None]:
+    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
         check_rank(dest, self.size, "dest")
         check_rank(source, self.size, "source")
-        call = partial(
-            self.comm.Sendrecv, self._moved(send), dest, tag, self._moved(recv, written=True), source, tag
-        )
-
-        def exchange() -> None:
-            try:
-                call()
-            except MPI.Exception as error:
-                raise failure(self.comm, f"exchange with ranks {dest} and {source}", error) from None
 
         def exchange_in_time() -> None:
             for request in (self.irecv(recv, source, tag), self.isend(send, dest, tag)):
                 self._finish(request)
 
-        return exchange if self.timeout is None else exchange_in_time
+        if self.timeout is not None:
+            return Persistent(exchange_in_time, lambda: None)
+        what = f"exchange with ranks {dest} and {source}"
+        try:
+            receive = self.comm.Recv_init(self._moved(recv, written=True), source, tag)
+            return persistent(self.comm, what, receive, self.comm.Send_init(self._moved(send), dest, tag))
+        except MPI.Exception as error:
+            raise failure(self.comm, what, error) from None
 
     def allreduce(self, buf: Buffer, op: ReduceOp = "sum") -> None:
         if self.timeout is not None:

@@ -6,11 +6,13 @@ from typing import Final
 
 from mpi4py import MPI
 
-from hpc_fl.comm.transport import Request
+from hpc_fl.comm.transport import Persistent, Request
 from hpc_fl.errors import TransportError, TransportTimeout
 
 _SPINS: Final = 200
 _NAP: Final = 50e-6
+_abandoned: Final[list[object]] = []
+"""Persistent requests that failed: MPI may still use their buffers."""
 
 
 def failure(comm: MPI.Comm, what: str, error: MPI.Exception) -> TransportError:
@@ -72,6 +74,29 @@ class MpiRequest:
         if complete:
             self._buffers = None
         return complete
+
+
+def persistent(comm: MPI.Comm, what: str, receive: MPI.Prequest, send: MPI.Prequest) -> Persistent:
+    """Both requests started and waited for together; closing frees them."""
+    begin_receive, begin_send, end_receive, end_send = receive.Start, send.Start, receive.Wait, send.Wait
+    requests = [receive, send]
+
+    def run() -> None:
+        try:
+            begin_receive()
+            begin_send()
+            end_receive()
+            end_send()
+        except MPI.Exception as error:
+            _abandoned.extend(requests)
+            requests.clear()
+            raise failure(comm, what, error) from None
+
+    def close() -> None:
+        while requests:
+            requests.pop().Free()
+
+    return Persistent(run, close)
 
 
 class Several:

@@ -9,7 +9,7 @@ from ctypes import CDLL, c_int
 from typing import Any, NoReturn
 
 from hpc_fl.comm.buffers import unusable
-from hpc_fl.comm.transport import Buffer, ReduceOp, Request, Transport
+from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request, Transport
 from hpc_fl.comm.window import Window
 
 
@@ -90,15 +90,17 @@ class StagedTransport:
 
     def sendrecv_init(
         self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Callable[[], None]:
+    ) -> Persistent:
         if not (self._is_device(send) or self._is_device(recv)):
             return self._inner.sendrecv_init(send, dest, recv, source, tag)
 
         def exchange() -> None:
             with self._lent(send, read=True) as part, self._lent(recv, written=True) as whole:
-                self._inner.sendrecv_init(part, dest, whole, source, tag)()
+                under_way = self._inner.isend(part, dest, tag)
+                self._inner.recv(whole, source, tag)
+                under_way.wait()
 
-        return exchange
+        return Persistent(exchange, lambda: None)
 
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:
         if not self._is_device(buf):

@@ -6,7 +6,7 @@ says "collective" must be called by every rank of the transport, in the same ord
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, TypeAlias, Union
 
 import numpy.typing as npt
 
@@ -32,6 +32,15 @@ class Request(Protocol):
     def done(self) -> bool:
         """Whether it is complete; drives progress and never blocks. Raises TransportError when it failed."""
         ...
+
+
+class Persistent(NamedTuple):
+    """A message each way that was prepared once, to be made any number of times."""
+
+    run: Callable[[], None]
+    """Sends, receives and waits for both. Raises TransportError."""
+    close: Callable[[], None]
+    """Frees what was prepared; to be called once, before the transport is closed."""
 
 
 class Transport(Protocol):
@@ -83,11 +92,10 @@ class Transport(Protocol):
 
     def sendrecv_init(
         self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Callable[[], None]:
-        """A call that sends to `dest` and receives from `source`, as `isend` and `recv` do, and waits.
+    ) -> Persistent:
+        """Prepare to send to `dest` and receive from `source`, as `isend` and `recv` do, again and again.
 
-        It may be made any number of times, with the buffers in their place; what is around a message is done
-        once.
+        The buffers stay in their place; what is around a message is done once, here.
         """
         ...
 

@@ -56,7 +56,10 @@ class Schedule:
         self._target = _shares(target, topology)
         self._all = frozenset(range(topology.size))
         self._matrix = lru_cache(maxsize=topology.window + _KEPT)(self._make)
+        self._whole: tuple[MixingMatrix, ...] = ()
         self._check()
+        if self.period is not None:
+            self._whole = tuple(self._window())
 
     @property
     def name(self) -> str:
@@ -98,6 +101,8 @@ class Schedule:
         (:func:`~hpc_fl.topology.absence.joined`), and those present stay connected. Raises
         :class:`TopologyError` for nodes that there are not.
         """
+        if present is None and self._whole:  # the usual call, which short messages would feel
+            return self._whole[round_ % len(self._whole)]
         at = round_ if self.period is None else round_ % self.period
         return self._matrix(at, self._known(present))
 

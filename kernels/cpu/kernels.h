@@ -3,6 +3,13 @@
 #pragma once
 #include <stdint.h>
 
+// What is said of a row and its slot once, for many calls; of float32 or float64, n elements each.
+struct Pair {
+    void *row, *slot;
+    int64_t n;
+    double keep, take;
+};
+
 extern "C" {
 
 int64_t hpc_add_topk(int32_t isa, int32_t threads, const float* g, const float* e, float* c, int64_t n,
@@ -29,5 +36,9 @@ int64_t hpc_encode_gaps(const int32_t* indices, int64_t k, uint8_t* out);
 int64_t hpc_decode_gaps(const uint8_t* code, int64_t bytes, int64_t n, int32_t* indices, int64_t k);
 int32_t hpc_encode_mask(const int32_t* indices, int64_t k, uint8_t* mask, int64_t bytes);
 int32_t hpc_decode_mask(const uint8_t* mask, int64_t n, int32_t* indices, int64_t k);
+int32_t hpc_pair_ready_f4(const Pair* pair);
+int32_t hpc_pair_ready_f8(const Pair* pair);
+void hpc_pair_mix_f4(const Pair* pair);
+void hpc_pair_mix_f8(const Pair* pair);
 
 }  // extern "C"

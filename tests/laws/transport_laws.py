@@ -149,8 +149,9 @@ def law_an_exchange_that_was_prepared_may_be_made_again(t: Transport) -> None:
     exchange = t.sendrecv_init(mine, right, theirs, left, 7)
     for turn in range(4):
         mine[:] = 10 * t.rank + turn
-        exchange()
+        exchange.run()
         assert theirs.tolist() == [10 * left + turn] * 3
+    exchange.close()
 
 
 def law_short_messages_fill_the_head(t: Transport) -> None:
