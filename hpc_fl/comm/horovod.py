@@ -113,9 +113,7 @@ class HorovodTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self._mpi.recv(buf, source, tag)
 
-    def sendrecv_init(
-        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Persistent:
+    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
         return self._mpi.sendrecv_init(send, dest, recv, source, tag)
 
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:

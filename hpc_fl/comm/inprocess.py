@@ -67,9 +67,7 @@ class InProcessTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self.irecv(buf, source, tag).wait()
 
-    def sendrecv_init(
-        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Persistent:
+    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
         def exchange() -> None:
             self.send(send, dest, tag)
             self.recv(recv, source, tag)

@@ -88,9 +88,7 @@ class StagedTransport:
         with self._lent(buf, written=True) as host:
             self._inner.recv(host, source, tag)
 
-    def sendrecv_init(
-        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Persistent:
+    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
         if not (self._is_device(send) or self._is_device(recv)):
             return self._inner.sendrecv_init(send, dest, recv, source, tag)
 

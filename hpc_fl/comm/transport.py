@@ -90,9 +90,7 @@ class Transport(Protocol):
         """Start a receive; those from one source with one tag are filled in the order of posting."""
         ...
 
-    def sendrecv_init(
-        self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0
-    ) -> Persistent:
+    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
         """Prepare to send to `dest` and receive from `source`, as `isend` and `recv` do, again and again.
 
         The buffers stay in their place; what is around a message is done once, here.
