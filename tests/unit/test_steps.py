@@ -7,17 +7,31 @@ import math
 import pytest
 import torch
 
-from hpc_fl.collectives import ChocoMixer, SqueezeMixer
+from hpc_fl.collectives import ChocoMixer, SqueezeMixer, steps
 from hpc_fl.collectives.mixer import Mixer
 from hpc_fl.collectives.steps import normal_share, usual_eta, usual_gamma
 from hpc_fl.comm.inprocess import solo
-from hpc_fl.compression import BF16, QSGD, Chain, Identity, OneBit, RandomK, Ternary, TopK
+from hpc_fl.compression import (
+    BF16,
+    QSGD,
+    Chain,
+    Identity,
+    LowRank,
+    OneBit,
+    Payload,
+    RandomK,
+    SignSGD,
+    Ternary,
+    TopK,
+)
 from hpc_fl.compression.base import Base
 from hpc_fl.telemetry.ledger import Ledger
 from hpc_fl.topology import Schedule, ring
 
 N = 2048
 NODES = 8
+MANY = 1_001_000
+"""More than a sample."""
 
 CHOCO: dict[str, tuple[Base, float]] = {
     "top-k 10%": (TopK(ratio=0.1), 1e-3),
@@ -74,6 +88,44 @@ def test_deep_squeeze_comes_near_it(codec: Base, share: float) -> None:
 )
 def test_the_share_of_normal_numbers(codec: Base, share: float) -> None:
     assert normal_share(codec, 100_000) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        *(codec for codec, _ in CHOCO.values()),
+        TopK(ratio=1e-6),
+        TopK(k=3000),
+        TopK(k=300_000),
+        TopK(ratio=0.01, segments=(3, MANY - 3)),
+        RandomK(k=3000),
+        Ternary(k=3000),
+        Chain(TopK(k=3000), QSGD(width=8)),
+        OneBit(segments=(3, MANY - 3)),
+        OneBit(block=300_000),
+        QSGD(width=2, block=400_000),
+        LowRank(rank=4, shapes=((1001, 1000),)),
+        SignSGD(),
+    ],
+    ids=repr,
+)
+def test_a_sample_tells_the_share_of_all(codec: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = normal_share(codec, MANY)
+    monkeypatch.setattr(steps, "_SAMPLE", MANY)
+    assert found == pytest.approx(normal_share(codec, MANY), abs=0.002)
+
+
+def test_of_many_elements_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    encode = OneBit.encode
+
+    def seen(self: OneBit, x: torch.Tensor) -> Payload:
+        lengths.append(len(x))
+        return encode(self, x)
+
+    monkeypatch.setattr(OneBit, "encode", seen)
+    assert normal_share(OneBit(), MANY) == normal_share(OneBit(segments=(MANY,)), MANY)
+    assert lengths == [1 << 18, MANY]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 70_000])
