@@ -52,6 +52,13 @@ def train(
             help="Go on from the newest checkpoint in --run-dir, or in the newest run of that name.",
         ),
     ] = False,
+    no_ulfm: Annotated[
+        bool,
+        typer.Option(
+            "--no-ulfm",
+            help="With -n: let mpirun kill all ranks when one dies, instead of telling the others (ULFM).",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the resolved configuration and the command; start nothing."),
@@ -64,12 +71,15 @@ def train(
     """
     from hpc_fl.comm import launch, runtime
 
+    if no_ulfm and ranks is None:
+        raise ConfigError("--no-ulfm: this goes with -n; for your own mpirun leave --with-ft out")
+    ulfm = False if no_ulfm else None
     if resume and run_dir is None and not _files(settings):
         run_dir = _newest_run(settings)
     config = _load(settings, run_dir if resume else None)
     program = [sys.executable, "-m", "hpc_fl", "train", *_arguments(settings, run_dir, resume)]
     if dry_run:
-        _print_plan(config, program, ranks)
+        _print_plan(config, program, ranks, ulfm)
     elif ranks is None:
         _train_here(config, run_dir, resume)
     elif runtime.launched() is not None:
@@ -78,7 +88,7 @@ def train(
         )
     else:
         runtime.check_installed(config.comm.transport)
-        raise typer.Exit(launch.launch(ranks, program))
+        raise typer.Exit(launch.launch(ranks, program, ulfm=ulfm))
 
 
 @app.command()
@@ -214,14 +224,14 @@ def _arguments(settings: list[str] | None, run_dir: Path | None, resume: bool) -
     return [*(settings or []), *options, *(["--resume"] if resume else [])]
 
 
-def _print_plan(config: Config, program: list[str], ranks: int | None) -> None:
+def _print_plan(config: Config, program: list[str], ranks: int | None, ulfm: bool | None) -> None:
     import shlex
 
     from hpc_fl.comm import launch
     from hpc_fl.config import dump_config
 
     typer.echo(dump_config(config))
-    typer.echo(shlex.join(program if ranks is None else launch.mpirun_command(ranks, program)))
+    typer.echo(shlex.join(program if ranks is None else launch.mpirun_command(ranks, program, ulfm=ulfm)))
 
 
 def _train_here(config: Config, run_dir: Path | None, resume: bool) -> None:
@@ -240,13 +250,16 @@ def _train_here(config: Config, run_dir: Path | None, resume: bool) -> None:
 
 def _fail(error: HpcFlError) -> NoReturn:
     """Prints the error once, however many ranks have it, and ends with its exit code."""
+    from hpc_fl.comm.guard import leave_report, report_left
     from hpc_fl.comm.runtime import launched
 
     launch = launched()
-    if launch is None or launch.rank == 0:
-        for line in str(error).splitlines():
-            typer.echo(f"hpc-fl: {line}", err=True)
-    sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE)
+    code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE
+    text = "".join(f"hpc-fl: {line}\n" for line in str(error).splitlines())
+    # Under ULFM mpirun would wait for ever where only some ranks fail.
+    if not leave_report(code, text) and not report_left() and (launch is None or launch.rank == 0):
+        typer.echo(text, err=True, nl=False)
+    sys.exit(code)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hpc_fl.comm.cores import available_cores
-from hpc_fl.comm.launch import find_mpirun, open_mpi_major
+from hpc_fl.comm.launch import find_mpirun, open_mpi_major, ulfm_obstacle
 from hpc_fl.comm.runtime import launched
 from hpc_fl.errors import ConfigError
 
@@ -49,11 +49,13 @@ def _mpi() -> list[Finding]:
     }  # fmt: skip
     standard = ".".join(map(str, MPI.Get_version()))
     ulfm = MPI.ERR_PROC_FAILED != MPI.UNDEFINED and vendor == "Open MPI" and version[0] >= 5
+    obstacle = ulfm_obstacle(version[0] if vendor == "Open MPI" else None)
+    used = "yes; hpc-fl train -n uses it" if obstacle is None else f"yes; not with -n here: {obstacle}"
     cuda = mpi_takes_device_memory()
     return [
         Finding("MPI", f"{vendor} {'.'.join(map(str, version))}, standard {standard}", True),
         Finding("MPI threads", levels[MPI.Query_thread()], True),
-        Finding("ULFM", "yes" if ulfm else "no", ulfm, "" if ulfm else "to survive dead ranks: Open MPI 5"),
+        Finding("ULFM", used if ulfm else "no", ulfm, "" if ulfm else "to hear of dead ranks: Open MPI 5"),
         Finding(
             "CUDA-aware MPI", "yes" if cuda else "no: GPU tensors travel through pinned host memory", True
         ),

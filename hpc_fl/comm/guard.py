@@ -75,23 +75,33 @@ def _tell(transport: "Transport", text: str, code: int) -> None:
     prefix = f"rank {transport.rank}: " if transport.size > 1 else ""
     lines = "".join(f"{prefix}{line}\n" for line in text.splitlines())
     sys.stdout.flush()
-    if not _left_report(f"{code}\n{lines}"):
+    if not leave_report(code, lines):
         sys.stderr.write(lines)  # in one piece, so that ranks do not mix their lines
     sys.stderr.flush()
 
 
-def _left_report(report: str) -> bool:
-    """Whether the launcher prints the report: there is one, on this machine, and this rank is the first."""
+def leave_report(code: int, text: str) -> bool:
+    """Let the launcher end the job with this exit code, and print the text after all that mpirun prints.
+
+    False where there is none, where it runs on another machine, and where another rank was first. For a rank
+    that fails before there is a transport; later `guard` does so.
+    """
     path = os.environ.get(REPORT_FILE)
     if path is None:
         return False
     draft = Path(f"{path}.{os.getpid()}")
     try:
-        draft.write_text(report)
+        draft.write_text(f"{code}\n{text}")
         os.link(draft, path)  # whole or not at all, and only once
     except OSError:
         return False
     return True
+
+
+def report_left() -> bool:
+    """Whether a rank of this machine has left a report."""
+    path = os.environ.get(REPORT_FILE)
+    return path is not None and Path(path).exists()
 
 
 @contextmanager

@@ -9,25 +9,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Final
 
 from hpc_fl.comm.cores import available_cores
-from hpc_fl.comm.guard import REPORT_FILE
-from hpc_fl.errors import EXIT_FAILURE, ConfigError
+from hpc_fl.comm.job import Job, children
+from hpc_fl.comm.rollcall import RollCall
+from hpc_fl.errors import ConfigError
 
 _ULFM_SINCE: Final = 5
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_PATIENCE: Final = 5.0
-_ABORT_WITHIN: Final = 3.0
-_GLANCE: Final = 0.2
-_DESERTED: Final = 5.0
+_ONE_NODE: Final = "1"
+_ELSEWHERE: Final = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "PRTE_MCA_prte_default_hostfile")
+"""What mpirun reads other hosts from, besides Slurm's variables and its own options."""
+_HOST_OPTIONS: Final = frozenset({"-H", "--host", "-host", "--hostfile", "-hostfile", "--machinefile"})
 
 
 def find_mpirun() -> Path:
@@ -48,29 +45,57 @@ def open_mpi_major(mpirun: Path) -> int | None:
     return int(version[1]) if version else None
 
 
+def ulfm_obstacle(major: int | None, extra: Sequence[str] = ()) -> str | None:
+    """Why ranks started here by mpirun cannot be watched under ULFM; None where they can.
+
+    `major`: of Open MPI, see open_mpi_major. `extra`: options for mpirun. The watch (see Job) needs the ranks
+    to be children of an mpirun of this machine, and a system that names a process's children. Over several
+    hosts ULFM has a flaw of its own: with its detector of lost hosts mpirun was seen never to end.
+    """
+    if major is None or major < _ULFM_SINCE:
+        return f"mpirun is not of Open MPI {_ULFM_SINCE} or later"
+    one_node = os.environ.get("SLURM_JOB_NUM_NODES") == _ONE_NODE and "SLURMD_NODENAME" in os.environ
+    if "SLURM_JOB_ID" in os.environ and not one_node:
+        return "the Slurm allocation has several nodes, or another one than this"
+    elsewhere = [name for name in _ELSEWHERE if name in os.environ] + sorted(_HOST_OPTIONS & set(extra))
+    if elsewhere:
+        return f"{elsewhere[0]} may place ranks on other machines"
+    return None if children(os.getpid()) is not None else "this system does not show a process's children"
+
+
 def mpirun_command(
     ranks: int,
     program: Sequence[str],
     *,
-    ulfm: bool = False,
+    ulfm: bool | None = False,
     cores: int | None = None,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """The command that runs `program` on `ranks` ranks; `extra` are further options for mpirun.
 
-    `ulfm`: when a rank dies the others get a TransportError and go on, instead of being killed at once.
-    Then mpirun no longer looks after the job: ranks wait for ever for one that dies before MPI has started,
-    and the exit code is 0 when a signal kills all. `cores` for all ranks: None means those of this process.
-    Raises ConfigError without an mpirun, for less than one rank, and for ULFM without Open MPI 5.
+    `ulfm`: when a rank dies the others get a TransportError, instead of being killed at once; None means
+    where it is there (ulfm_obstacle). Then `launch` looks after the job instead of mpirun, which lets ranks
+    wait for ever for one that dies before MPI has started, and returns 0 when a signal kills a rank. `cores`
+    for all ranks: None means those of this process. Raises ConfigError without an mpirun, for less than one
+    rank, and for ULFM where it is not there.
     """
+    return _command(ranks, program, ulfm, cores, extra)[0]
+
+
+def _command(
+    ranks: int, program: Sequence[str], ulfm: bool | None, cores: int | None, extra: Sequence[str]
+) -> tuple[list[str], bool]:
+    """See mpirun_command; and whether it is under ULFM."""
     if ranks < 1:
         raise ConfigError(f"ranks: {ranks} given, 1 or more expected")
     mpirun = find_mpirun()
     major = open_mpi_major(mpirun)
-    if ulfm and (major is None or major < _ULFM_SINCE):
-        raise ConfigError(f"ulfm: {mpirun} is not of Open MPI {_ULFM_SINCE} or later; leave ULFM out")
-    options = [] if major is None else _open_mpi_options(ranks > (cores or available_cores()), ulfm)
-    return [str(mpirun), "-n", str(ranks), *options, *extra, *program]
+    obstacle = ulfm_obstacle(major, extra)
+    if ulfm and obstacle is not None:
+        raise ConfigError(f"ulfm: {obstacle}; leave ULFM out")
+    under = obstacle is None and ulfm is not False
+    options = [] if major is None else _open_mpi_options(ranks > (cores or available_cores()), under)
+    return [str(mpirun), "-n", str(ranks), *options, *extra, *program], under
 
 
 def _open_mpi_options(crowded: bool, ulfm: bool) -> list[str]:
@@ -102,119 +127,11 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
-class _Job:
-    """mpirun in its own process group, and what signals at the launcher mean for it."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._early: list[int] = []
-        self._interrupts = 0
-
-    def on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        """Ask the ranks to finish (mpirun hands SIGUSR1 to them all); a second SIGINT ends the job."""
-        if self._process is None:
-            self._early.append(signum)
-            return
-        self._interrupts += signum == signal.SIGINT
-        if signum == signal.SIGINT and self._interrupts > 1:
-            self._end(self._process)
-        else:
-            self._process.send_signal(signal.SIGUSR1)
-
-    def _crashed(self, signum: int) -> int:
-        """mpirun itself died of a signal. Seen: of SIGSEGV, as it ended a job with a rank still starting."""
-        if self._interrupts < 2:  # at the second one it was this launcher
-            sys.stderr.write(f"mpirun itself was ended by signal {signum}, and its ranks with it\n")
-        return 128 + signum
-
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes]) -> None:
-        process.terminate()
-        last = threading.Timer(_PATIENCE, process.kill)
-        last.daemon = True
-        last.start()
-
-    def run(self, command: Sequence[str], report: Path) -> int:
-        """The exit code of the job; `report` is where a rank that ends it leaves its code and a message."""
-        env = environment() | {REPORT_FILE: str(report)}
-        # stdin is closed: read from a background group of a terminal it would stop mpirun.
-        self._process = process = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, process_group=0
-        )
-        for signum in self._early:
-            self.on_signal(signum, None)
-        deserted = _Deserted(process.pid)
-        while process.poll() is None and not report.exists():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GLANCE)
-            if deserted.too_long():
-                self._end(process)
-                process.wait()
-                sys.stderr.write(
-                    f"mpirun did not end though its ranks had, {_DESERTED:g} s ago; it was ended\n"
-                )
-                return EXIT_FAILURE
-        if not report.exists():
-            code = process.wait()
-            return code if code >= 0 else self._crashed(-code)
-        # Under ULFM mpirun was seen to return 0, or never, after survivors of a killed rank had aborted.
-        try:
-            process.wait(_ABORT_WITHIN)
-        except subprocess.TimeoutExpired:
-            self._end(process)
-            process.wait()
-        told, _, text = report.read_text().partition("\n")
-        sys.stderr.write(text)
-        sys.stderr.flush()
-        return int(told)
-
-
-class _Deserted:
-    """Whether mpirun stays though all that it started has ended.
-
-    Seen, rarely and under load: where a rank died before MPI had started on another one.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._tasks = Path(f"/proc/{pid}/task")
-        self._had = False
-        self._since: float | None = None
-
-    def too_long(self) -> bool:
-        """To be asked again and again; never where the system does not tell."""
-        living = self._living()
-        self._had = self._had or living
-        if living or not self._had:
-            self._since = None
-            return False
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        return now - self._since > _DESERTED
-
-    def _living(self) -> bool:
-        """Whether a child of it runs: not one that has ended and was not asked for its exit code."""
-        try:
-            children = [
-                pid for task in self._tasks.iterdir() for pid in (task / "children").read_text().split()
-            ]
-            return any(_state(pid) not in "ZX" for pid in children)
-        except OSError:  # it has just ended, or there is no such file
-            return True
-
-
-def _state(pid: str) -> str:
-    """A process's state, as ps shows it; X where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
-
-
 def launch(
     ranks: int,
     program: Sequence[str],
     *,
-    ulfm: bool = False,
+    ulfm: bool | None = None,
     cores: int | None = None,
     extra: Sequence[str] = (),
 ) -> int:
@@ -223,13 +140,17 @@ def launch(
     SIGINT, SIGTERM and SIGUSR1 at this process reach the ranks as SIGUSR1 (see StopSignals), so that they
     can end the round, write a checkpoint and exit; a second SIGINT kills the job. To be called in the main
     thread. See mpirun_command for the arguments and errors.
+
+    Under ULFM every rank must call runtime.start: a job of which a rank ends before that is ended, and where
+    a rank dies later the exit code is 1, as nobody says by which signal.
     """
-    command = mpirun_command(ranks, program, ulfm=ulfm, cores=cores, extra=extra)
-    job = _Job()
+    command, under_ulfm = _command(ranks, program, ulfm, cores, extra)
+    job = Job()
     before = {signum: signal.signal(signum, job.on_signal) for signum in _FORWARDED}
     try:
         with TemporaryDirectory(prefix="hpc_fl-") as folder:
-            return job.run(command, Path(folder) / "report")
+            roll = RollCall(Path(folder), ranks) if under_ulfm else None
+            return job.run(command, environment(), Path(folder) / "report", roll)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

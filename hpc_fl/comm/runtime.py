@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from hpc_fl.comm.cores import available_cores
 from hpc_fl.comm.guard import guard
+from hpc_fl.comm.rollcall import sign_in
 from hpc_fl.comm.stop import StopSignals
 from hpc_fl.errors import ConfigError
 
@@ -94,6 +95,8 @@ def start(
         os.environ.setdefault("OMPI_MCA_osc", "^ucx")
     from mpi4py import MPI
 
+    if launch is not None:
+        sign_in(launch.rank)
     world = MPI.COMM_WORLD if comm is None else comm
     if comm is None and launch is not None and launch.size != world.Get_size():
         raise ConfigError(

@@ -27,6 +27,7 @@ transport = start()
 with guard(transport):
     if transport.rank == 0:
         print("WORKING", flush=True)
+        time.sleep(0.1)  # mpirun loses what it has not read when a rank ends the job
     transport.barrier()
 {body}
 """
@@ -80,10 +81,11 @@ class Job:
 pytestmark = pytest.mark.usefixtures("mpi")
 
 
+each_way = pytest.mark.parametrize("ulfm", [False, True], ids=["plain", "ulfm"])
 WAIT_FOR_ALL = "\ntransport.allreduce(np.zeros(4))\ntransport.barrier()\ntime.sleep(60)\n"
 
 
-@pytest.mark.parametrize("ulfm", [False, True])
+@each_way
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [
@@ -120,25 +122,82 @@ def test_one_rank_is_killed(tmp_path: Path, ulfm: bool, said: str) -> None:
     assert said in output
 
 
-def test_one_rank_fails_before_mpi_has_started(tmp_path: Path) -> None:
-    script = tmp_path / "early.py"
+def test_all_ranks_are_killed(tmp_path: Path) -> None:
+    """Under ULFM mpirun then returns 0."""
+    job = Job(tmp_path, "time.sleep(0.5 * transport.rank)\nos.kill(os.getpid(), signal.SIGKILL)", ulfm=True)
+    job.until("WORKING")
+    ended, output = job.end()
+    assert ended == 1, output
+    assert "ranks 0, 1, 2 did not end in order" in output
+
+
+def test_survivors_are_left_alone(tmp_path: Path) -> None:
+    job = Job(
+        tmp_path,
+        """
+        if transport.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(5)  # longer than the launcher waits for absent ranks
+        print("ALIVE", flush=True)
+        """,
+        ulfm=True,
+    )
+    job.until("WORKING")
+    ended, output = job.end(TIME_LIMIT)
+    assert ended == 1, output
+    assert output.count("ALIVE") == 2
+    assert "rank 1 did not end in order" in output
+
+
+def _early(folder: Path, first: str, *, ulfm: bool, ranks: int = 3) -> "subprocess.Popen[str]":
+    """A job whose ranks run `first` before they import MPI."""
+    script = folder / "early.py"
     script.write_text(
-        "import os\nif os.environ['OMPI_COMM_WORLD_RANK'] == '1':\n    raise ImportError('gone')\n"
+        f"import os, signal, sys, time\nrank = int(os.environ['OMPI_COMM_WORLD_RANK'])\n{first}\n"
         "from hpc_fl.comm.runtime import start\nstart().barrier()\n"
     )
-    process = Job._popen(LAUNCHER.format(ranks=2, program=[sys.executable, str(script)], ulfm=False))
+    return Job._popen(LAUNCHER.format(ranks=ranks, program=[sys.executable, str(script)], ulfm=ulfm))
+
+
+def _ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, str]:
+    """The exit code and the output; fails when it takes longer."""
     try:
-        output, _ = process.communicate(timeout=TIME_LIMIT)
+        output, _ = process.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # twice: the launcher then kills its job
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=TIME_LIMIT)
-        pytest.fail(f"still running after {TIME_LIMIT} s\n{output}")
+        pytest.fail(f"still running after {within} s\n{output}")
+    return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("first", "ulfm", "said"),
+    [
+        ("if rank == 1: raise ImportError('gone')", False, "ImportError: gone"),
+        ("if rank == 1: raise ImportError('gone')", True, "ImportError: gone"),
+        ("if rank == 1: os.kill(os.getpid(), signal.SIGKILL)", True, "rank 1 ended before MPI had started"),
+    ],
+    ids=["plain", "ulfm", "killed-ulfm"],
+)
+def test_one_rank_fails_before_mpi_has_started(tmp_path: Path, first: str, ulfm: bool, said: str) -> None:
+    ended, output = _ended(_early(tmp_path, first, ulfm=ulfm), TIME_LIMIT)
     # About one time in a thousand mpirun crashes as it ends such a job (Open MPI 5.0.11).
-    assert process.returncode == 1 or "mpirun itself was ended by signal 11" in output, output
-    assert process.returncode != 0
-    assert "ImportError: gone" in output
+    assert ended == 1 or "mpirun itself was ended by signal 11" in output, output
+    assert ended != 0
+    assert said in output
+    assert not ulfm or "rank 1 ended before MPI had started on ranks 0, 1, 2" in output
+
+
+@each_way
+def test_a_signal_before_mpi_has_started_ends_the_job(tmp_path: Path, ulfm: bool) -> None:
+    process = _early(tmp_path, "print('HERE', flush=True); time.sleep(60)", ulfm=ulfm, ranks=2)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    ended, output = _ended(process, AFTER_FAILURE)
+    assert ended == 128 + signal.SIGUSR1, output
 
 
 def _runs(process: int) -> bool:
@@ -149,7 +208,8 @@ def _runs(process: int) -> bool:
         return False
 
 
-def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path) -> None:
+@each_way
+def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path, ulfm: bool) -> None:
     job = Job(
         tmp_path,
         """
@@ -158,6 +218,7 @@ def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path) -> None:
         time.sleep(60)
         """,
         ranks=2,
+        ulfm=ulfm,
     )
     job.until("PIDS")
     job.until("PIDS")
@@ -173,8 +234,13 @@ def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_at_the_launcher_asks_the_ranks_to_stop(tmp_path: Path, signum: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("signum", "ulfm"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR1, True)],
+)
+def test_a_signal_at_the_launcher_asks_the_ranks_to_stop(
+    tmp_path: Path, signum: signal.Signals, ulfm: bool
+) -> None:
     job = Job(
         tmp_path,
         """
@@ -190,6 +256,7 @@ def test_a_signal_at_the_launcher_asks_the_ranks_to_stop(tmp_path: Path, signum:
         sys.exit(75)
         """,
         ranks=2,
+        ulfm=ulfm,
     )
     job.until("READY")
     job.process.send_signal(signum)
@@ -198,7 +265,8 @@ def test_a_signal_at_the_launcher_asks_the_ranks_to_stop(tmp_path: Path, signum:
     assert "rank 0: " not in output
 
 
-def test_a_second_interrupt_kills_the_job(tmp_path: Path) -> None:
+@each_way
+def test_a_second_interrupt_kills_the_job(tmp_path: Path, ulfm: bool) -> None:
     job = Job(
         tmp_path,
         """
@@ -209,6 +277,7 @@ def test_a_second_interrupt_kills_the_job(tmp_path: Path) -> None:
                 time.sleep(0.1)
         """,
         ranks=2,
+        ulfm=ulfm,
     )
     job.until("READY")
     job.until("READY")
@@ -220,6 +289,7 @@ def test_a_second_interrupt_kills_the_job(tmp_path: Path) -> None:
     assert ended not in (0, 75), output
 
 
-def test_success_is_zero(tmp_path: Path) -> None:
-    ended, output = Job(tmp_path, "transport.barrier()").end(TIME_LIMIT)
+@each_way
+def test_success_is_zero(tmp_path: Path, ulfm: bool) -> None:
+    ended, output = Job(tmp_path, "transport.barrier()", ulfm=ulfm).end(TIME_LIMIT)
     assert ended == 0, output

