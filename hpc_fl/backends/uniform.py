@@ -13,22 +13,24 @@ HIGH: Final = 0x9E3779B9
 
 
 def uniform(key: int, start: int, stop: int) -> NDArray[np.float32]:
-    """u(key, i) for i in start..stop-1: multiples of 2^-24 in [0, 1).
+    """u(key, i) for i in start..stop-1: odd multiples of 2^-17, between 0 and 1.
 
-    With k0, k1 the lower and upper half of the 64-bit key, all arithmetic modulo 2^32::
+    Two neighbours share what is drawn for j = i // 2. With k0, k1 the lower and upper half of the 64-bit key,
+    all arithmetic modulo 2^32::
 
-        x = low32(i) + k0 + high32(i) * 0x9E3779B9
+        x = low32(j) + k0 + high32(j) * 0x9E3779B9
         x ^= x >> 16;  x *= 0x7feb352d;  x ^= x >> 15;  x += k1;  x *= 0x846ca68b;  x ^= x >> 16
-        u = (x >> 8) * 2^-24
+        u = (half + 1/2) * 2^-16, half = the lower 16 bits of x for even i, the upper ones for odd i
 
-    The mixer is lowbias32 (C. Wellons, Prospecting for hash functions, 2018), with half of the key added
-    between its two multiplications; 16 numbers take ten AVX-512 instructions.
+    So |u - its exact twin| is at most 2^-17, and as often above as below: rounding by u errs by less than
+    1e-5 of a level in the mean. The mixer is lowbias32 (C. Wellons, Prospecting for hash functions, 2018),
+    with half of the key added between its two multiplications; 32 numbers take ten AVX-512 instructions.
     """
-    i = np.arange(start, stop, dtype=np.uint64)
+    j = np.arange(start // 2, (stop + 1) // 2, dtype=np.uint64)
     x = (
-        i.astype(np.uint32)
+        j.astype(np.uint32)
         + np.uint32(key & 0xFFFFFFFF)
-        + (i >> np.uint64(32)).astype(np.uint32) * np.uint32(HIGH)
+        + (j >> np.uint64(32)).astype(np.uint32) * np.uint32(HIGH)
     )
     x ^= x >> np.uint32(16)
     x *= np.uint32(M1)
@@ -36,4 +38,6 @@ def uniform(key: int, start: int, stop: int) -> NDArray[np.float32]:
     x += np.uint32(key >> 32 & 0xFFFFFFFF)
     x *= np.uint32(M2)
     x ^= x >> np.uint32(16)
-    return (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    halves = np.stack([x & np.uint32(0xFFFF), x >> np.uint32(16)], axis=1).reshape(-1)
+    drawn = halves[start % 2 :][: stop - start]
+    return (drawn.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-16)

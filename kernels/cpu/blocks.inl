@@ -215,34 +215,42 @@ uint32_t add(const float* g, const float* e, float* total, int64_t n) {
     return highest;
 }
 
-// hpc_fl.backends.uniform, whose docstring has the formula.
-inline F uniform(U i, uint32_t k0, uint32_t k1) {
-    U x = i + k0;
+// What hpc_fl.backends.uniform, whose docstring has the formula, draws for the pairs j.
+inline U drawn(U j, uint32_t k0, uint32_t k1) {
+    U x = j + k0;
     x ^= x >> 16;
     x *= 0x7feb352du;
     x ^= x >> 15;
     x += k1;
     x *= 0x846ca68bu;
-    x ^= x >> 16;
-    return __builtin_convertvector((I)(x >> 8), F) * 0x1p-24f;
+    return x ^ x >> 16;
 }
 
 // Elements that are decoded together: whole vectors, and whole words of eight codes.
 constexpr int64_t GROUP = W < 8 ? 8 : W;
 constexpr int64_t WORDS = GROUP / 8;
+// Elements that are encoded together: they share a vector of random numbers.
+constexpr int64_t PAIRS = 2 * W;
+constexpr int64_t LINE = 16;  // of the cache, in elements
 
 struct Quantizer {
     F inverse, levels, unit;
     int width;
     uint32_t k0, k1;
 
-    // The codes of W elements, one a byte, and what is lost of them (nothing is written to null).
-    void vector(const float* x, float* lost, uint32_t first, uint8_t* codes) const {
-        constexpr uint32_t SIGN = 0x80000000u;
+    // The codes of PAIRS elements, one a byte, and what is lost of them (nothing is written to null).
+    void pairs(const float* x, float* lost, uint32_t first, uint8_t* codes) const {
         U lane;
         for (int j = 0; j < W; ++j) lane[j] = static_cast<uint32_t>(j);
+        const U both = drawn(lane + first, k0, k1);
+        vector(x, lost, first_half(both), codes);
+        vector(x + W, lost ? lost + W : nullptr, second_half(both), codes + W);
+    }
+
+    void vector(const float* x, float* lost, I half, uint8_t* codes) const {
+        constexpr uint32_t SIGN = 0x80000000u;
         const F v = load(x);
-        const F size = float_of(magnitude(v)) * inverse + uniform(lane + first, k0, k1);
+        const F size = float_of(magnitude(v)) * inverse + (__builtin_convertvector(half, F) * 0x1p-16f + 0x1p-17f);
         const I q = __builtin_convertvector(size < levels ? size : levels, I);  // towards zero: down
         if (lost) store(lost, v - with_sign(__builtin_convertvector(q, F) * unit, v));
         const U sign = (U)v >> (32 - width) & SIGN >> (32 - width);
@@ -254,6 +262,14 @@ struct Quantizer {
 // Eight codes of a byte each to `width` bytes.
 inline void pack(const uint8_t* bytes, int64_t words, int width, uint8_t* codes) {
     uint8_t* const end = codes + words * width;
+    if (width == 4) {  // the usual one, at several words an instruction
+        for (; end - codes >= 2 * W; bytes += 4 * W, codes += 2 * W) {
+            Halves two;
+            __builtin_memcpy(&two, bytes, sizeof two);
+            const Codes packed = __builtin_convertvector(two | two >> 4, Codes);
+            __builtin_memcpy(codes, &packed, sizeof packed);
+        }
+    }
     for (; codes < end; bytes += 8, codes += width) {
         uint64_t eight;
         __builtin_memcpy(&eight, bytes, 8);
@@ -268,26 +284,27 @@ void quantize(const float* total, float* c, int64_t n, int64_t first, int width,
               uint8_t* codes, const float* next_g, const float* next_e) {
     const float levels = static_cast<float>((1 << (width - 1)) - 1);
     const float exact = levels / scale;  // infinite where the scale is 0 or hardly more
-    const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(first) >> 32);
+    const int64_t pair = first / 2;
+    const uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(pair) >> 32);
     const Quantizer quantizer{F{} + (exact < __FLT_MAX__ ? exact : __FLT_MAX__), F{} + levels,
                               F{} + scale / levels, width, static_cast<uint32_t>(key) + high * 0x9e3779b9u,
                               static_cast<uint32_t>(key >> 32)};
     // First all codes, then all words: each loop has few enough instructions for several turns at once.
-    uint8_t bytes[BLOCK + GROUP];
+    uint8_t bytes[BLOCK + PAIRS];
     int64_t i = 0;
-    for (; i + W <= n; i += W) {
-        __builtin_prefetch(next_g + i);
-        __builtin_prefetch(next_e + i);
-        quantizer.vector(total + i, c ? c + i : nullptr, static_cast<uint32_t>(first + i), bytes + i);
+    for (; i + PAIRS <= n; i += PAIRS) {
+        for (int64_t j = 0; j < PAIRS; j += LINE) {
+            __builtin_prefetch(next_g + i + j);
+            __builtin_prefetch(next_e + i + j);
+        }
+        quantizer.pairs(total + i, c ? c + i : nullptr, static_cast<uint32_t>(pair + i / 2), bytes + i);
     }
     if (i < n) {
-        float rest[W] = {}, lost[W];
+        float rest[PAIRS] = {}, lost[PAIRS];
         __builtin_memcpy(rest, total + i, (n - i) * 4);
-        quantizer.vector(rest, lost, static_cast<uint32_t>(first + i), bytes + i);
+        quantizer.pairs(rest, lost, static_cast<uint32_t>(pair + i / 2), bytes + i);
         if (c) __builtin_memcpy(c + i, lost, (n - i) * 4);
-        i += W;
     }
-    if (i % 8) __builtin_memset(bytes + i, 0, 8 - i % 8);
     pack(bytes, (n + 7) / 8, width, codes);
 }
 

@@ -25,6 +25,9 @@ inline I codes_of(const uint64_t* eights, int64_t part) {
     return (I)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(eights[part])));
 }
 
+inline I first_half(U x) { return (I)_mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)x)); }
+inline I second_half(U x) { return (I)_mm256_cvtepu16_epi32(_mm256_extracti128_si256((__m256i)x, 1)); }
+
 bool supported() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("popcnt");

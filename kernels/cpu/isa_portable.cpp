@@ -40,6 +40,14 @@ inline I codes_of(const uint64_t* eights, int64_t part) {
     return codes;
 }
 
+inline I widened(U x, int first) {
+    I wide;
+    for (int i = 0; i < W; ++i) wide[i] = static_cast<int32_t>(x[(first + i) / 2] >> 16 * (i % 2) & 0xffff);
+    return wide;
+}
+inline I first_half(U x) { return widened(x, 0); }
+inline I second_half(U x) { return widened(x, W); }
+
 }  // namespace
 #include "blocks.inl"
 

@@ -21,16 +21,17 @@ struct Rule {
 DEVICE Rule rule_of(int width, u64 key) { return {width, (float)((1 << (width - 1)) - 1), (u32)key, (u32)(key >> 32)}; }
 
 // hpc_fl/backends/uniform.py says where it is from.
-DEVICE float uniform(const Rule& rule, u64 i) {
-    u32 x = (u32)i + rule.key0 + (u32)(i >> 32) * 0x9E3779B9u;
+DEVICE u32 drawn(const Rule& rule, u64 pair) {
+    u32 x = (u32)pair + rule.key0 + (u32)(pair >> 32) * 0x9E3779B9u;
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
     x += rule.key1;
     x *= 0x846CA68Bu;
-    x ^= x >> 16;
-    return (float)(x >> 8) * 5.9604644775390625e-8f;
+    return x ^ x >> 16;
 }
+
+DEVICE float uniform(u32 half) { return __fadd_rn((float)half * 1.52587890625e-5f, 7.62939453125e-6f); }
 
 // 8 elements from i on; zeros past n.
 DEVICE void load_eight(const float* g, const float* e, i64 i, i64 n, float (&x)[8]) {
@@ -74,10 +75,12 @@ DEVICE void store_codes(u8* p, int width, u64 word) {
 DEVICE void quantize_eight(const Rule& rule, float scale, i64 i, i64 n, const float (&x)[8], float* c, u8* codes) {
     const float unit = __fdiv_rn(scale, rule.levels), inverse = fminf(__fdiv_rn(rule.levels, scale), LARGEST);
     u64 word = 0;
+    u32 both = 0;
     for (int q = 0; q < 8; ++q) {
         if (i + q >= n) break;
+        both = q % 2 ? both >> 16 : drawn(rule, (u64)(i + q) / 2);
         const float share = __fmul_rn(fabsf(x[q]), inverse);
-        const float level = fminf(floorf(__fadd_rn(share, uniform(rule, (u64)(i + q)))), rule.levels);
+        const float level = fminf(floorf(__fadd_rn(share, uniform(both & 0xFFFF))), rule.levels);
         // Where it is not finite the result is not defined, but the conversion must be.
         const u32 whole = level >= 0.0f ? (u32)level : 0u;
         const u64 code = whole | __float_as_uint(x[q]) >> 31 << (rule.width - 1);

@@ -152,7 +152,8 @@ def test_read_only_inputs_will_do(backend: Backend) -> None:
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**31), st.integers(1, 200))
 def test_random_numbers_depend_on_key_and_position_only(key: int, start: int, count: int) -> None:
     numbers = uniform(key, start, start + count)
-    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert (numbers * 2**17 % 2 == 1).all()
+    assert ((numbers > 0) & (numbers < 1)).all()
     half = count // 2
     apart = [uniform(key, start, start + half), uniform(key, start + half, start + count)]
     assert np.array_equal(numbers, np.concatenate(apart))
