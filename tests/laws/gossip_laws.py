@@ -163,11 +163,12 @@ def law_the_ledger_has_what_was_sent(transport: Transport, case: Case, placement
     nodes, ledger, counting = nodes_of(placement), Ledger(), Counting(transport)
     for matrix in (MixingMatrix.from_dense(make(nodes)) for make in MATRICES.values()):
         mixer = case.make(counting, ledger, placement)
-        for n in (1003,) if case.codec else SIZES:
+        for call, n in enumerate((1003, 1003) if case.codec else SIZES):
             counting.sent = 0
-            mixer.mix(hosted(transport, placement, everyones(n, nodes)), matrix, 0)
+            mixer.mix(hosted(transport, placement, everyones(n, nodes)), matrix, call)
             sent = ledger.take()
-            assert sent.get("gossip", 0) + sent.get("headers", 0) == counting.sent
+            agreed = 16 * (transport.size - 1) if case.codec and call == 0 else 0
+            assert sent.get("gossip", 0) + sent.get("headers", 0) == counting.sent + agreed
             nbytes = 4 * n if case.codec is None else case.codec.nbytes(n)
             formula = gossip_bytes(matrix, placement, transport.rank, nbytes)
             if case.codec is None or isinstance(case.codec, FP16 | BF16 | Identity | OneBit | QSGD):
@@ -289,6 +290,21 @@ def law_a_changed_message_names_its_sender(transport: Transport, case: Case, pla
             mixer.mix(mine, matrix, 0)
     else:
         mixer.mix(mine, matrix, 0)
+
+
+def law_encoded_rows_of_other_lengths_are_refused(
+    transport: Transport, case: Case, placement: Placement
+) -> None:
+    """On every rank, before anything is sent."""
+    if case.codec is None or transport.size == 1:
+        return
+    ledger, counting, last = Ledger(), Counting(transport), transport.size - 1
+    mixer = case.make(counting, ledger, placement)
+    rows = torch.ones(len(placement[transport.rank]), 5000 if transport.rank == last else 33)
+    with pytest.raises(TransportError, match=rf"elements of a row: 33 on rank 0.*; 5000 on rank {last};"):
+        mixer.mix(rows, MixingMatrix.from_dense(ring(nodes_of(placement))), 0)
+    assert counting.sent == 0
+    assert not ledger.take()
 
 
 def law_unfit_rows_are_refused(transport: Transport, case: Case, placement: Placement) -> None:
