@@ -39,9 +39,10 @@ def _choco_problem(strategy: Named, exchange: Exchange, cohort: Named) -> str | 
     if exchange.method != "choco" or (cohort.name == "all" and strategy.name != "sgp"):
         return None
     return (
-        f"exchange.codec: got {exchange.codec.name!r} (gossip.method: choco) with cohort: {cohort.name} and "
-        f"strategy: {strategy.name}; compressed differences need all parties and doubly stochastic weights; "
-        "expected gossip.method: squeeze, or a codec such as bf16"
+        f"exchange.codec: got {exchange.codec.name!r} (exchange.gossip.method: choco) with cohort: "
+        f"{cohort.name} and strategy: {strategy.name}; compressed differences need all parties and doubly "
+        "stochastic weights; expected cohort: all and another strategy than sgp, or exchange.gossip.method: "
+        "squeeze, or a codec such as bf16"
     )
 
 

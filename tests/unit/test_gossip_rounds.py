@@ -107,6 +107,25 @@ def test_what_cannot_work_is_refused_when_read(changes: dict[str, Any], message:
         make_config(changes)
 
 
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"strategy": "dpsgd", "cohort": "all"},
+        {"exchange": {"topology": "ring", "codec": "topk", "gossip": {"method": "squeeze"}}},
+        {"exchange": {"topology": "ring", "codec": "bf16"}},
+    ],
+)
+def test_what_a_refusal_of_choco_expects_is_taken(instead: dict[str, Any]) -> None:
+    refused = {
+        "strategy": "sgp",
+        "cohort": {"name": "uniform", "size": 2},
+        "exchange": {"topology": "ring", "codec": "topk"},
+    }
+    with pytest.raises(ConfigError, match="expected cohort: all and another strategy than sgp, or exchange"):
+        make_config(refused)
+    make_config(refused | instead)
+
+
 def test_a_topology_that_parties_do_not_fit_is_refused_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exchange.topology: hypercube: .*6"):
         gossip(solo(), tmp_path / "run", exchange={"topology": "hypercube"})
