@@ -138,8 +138,8 @@ class Backend(Protocol):
         scale = the largest \\|c\\| of the block; unit = scale / L with L = 2^(width-1) - 1 levels; inverse =
         min(L / scale, the largest float); q = min(L, floor(\\|c\\| * inverse + u)), all in float32, with u =
         :func:`uniform` (key, i). The code is q, with bit width - 1 set where c's sign bit is. Eight codes
-        fill ``width`` bytes, the first in the lowest bits; ``block`` is a multiple of 8; codes past n are 0.
-        ``c`` receives c - copysign(q * unit, c).
+        fill ``width`` bytes, the first in the lowest bits; ``block`` is a multiple of 8 below 2^31; codes
+        past n are 0. ``c`` receives c - copysign(q * unit, c).
         """
         ...
 

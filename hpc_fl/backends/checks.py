@@ -184,8 +184,8 @@ class Checked:
     ) -> None:
         if width not in WIDTHS:
             raise CodecError(f"width: {width} bits given, 2 to 8 expected")
-        if block < 8 or block % 8:
-            raise CodecError(f"block: {block} given, a multiple of 8 expected")
+        if not 8 <= block <= MAX_N or block % 8:
+            raise CodecError(f"block: {block} given, a multiple of 8 of 8 to {MAX_N} expected")
         look("codes", codes, _UINT8, -(-n // 8) * width)
         look("scales", scales, _FLOAT32, -(-n // block))
 

@@ -120,7 +120,7 @@ class Reference:
         n, levels = len(total), np.float32(2 ** (width - 1) - 1)
         starts = np.arange(0, n, block)
         scales[:] = np.maximum.reduceat(np.abs(total), starts) if n else 0
-        scale = np.repeat(scales, block)[:n]
+        scale = np.repeat(scales, min(block, n))[:n]
         with np.errstate(divide="ignore", over="ignore"):
             inverse = np.minimum(levels / scale, np.finfo(np.float32).max)
         q = np.minimum(np.floor(np.abs(total) * inverse + uniform(key, 0, n)), levels)
@@ -139,7 +139,7 @@ class Reference:
         planes = np.unpackbits(codes, bitorder="little").reshape(-1, width)[:n]
         code = (planes << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
         q = (code & np.uint8(2 ** (width - 1) - 1)).astype(np.float32)
-        value = q * (np.repeat(scales, block)[:n] / levels)
+        value = q * (np.repeat(scales, min(block, n))[:n] / levels)
         out += np.float32(weight) * np.where(code >> np.uint8(width - 1), -value, value)
 
     def encode_gaps(self, indices: Ints, out: Bytes) -> int:

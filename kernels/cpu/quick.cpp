@@ -47,7 +47,9 @@ int32_t threads_for(int64_t n, int32_t most) {
 // What struct.pack has no float32 for is unusual.
 bool is_float(double x) { return !(std::fabs(x) > GREATEST) || std::isinf(x); }
 
-bool is_format(int32_t width, int64_t block) { return width >= 2 && width <= 8 && block >= 8 && block % 8 == 0; }
+bool is_format(int32_t width, int64_t block) {
+    return width >= 2 && width <= 8 && block >= 8 && block <= MAX_N && block % 8 == 0;
+}
 
 }  // namespace
 

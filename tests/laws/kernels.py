@@ -167,7 +167,8 @@ def law_merge(subject: Subject, n: int) -> None:
 
 
 def law_quantize(subject: Subject, n: int) -> None:
-    widths, blocks = itertools.cycle(range(2, 9)), itertools.cycle((8, 64, 256, 1000, 1024, 4096, 1 << 20))
+    widths = itertools.cycle(range(2, 9))
+    blocks = itertools.cycle((8, 64, 256, 1000, 1024, 4096, 1 << 20, 2**31 - 8))
     for kind, g, e, keep, shifts in _choices(n):
         for _ in range(7 if kind == "gaussian" else 2):
             check_quantize(subject, g, e, next(widths), next(blocks), keep=keep, shifts=shifts)

@@ -111,6 +111,8 @@ REFUSED: dict[str, Callable[[Backend], object]] = {
     "one bit": lambda b: b.add_quantize(floats(8), None, None, 1, 8, 0, octets(1), floats(1)),
     "nine bits": lambda b: b.add_quantize(floats(8), None, None, 9, 8, 0, octets(9), floats(1)),
     "block of 12": lambda b: b.add_quantize(floats(8), None, None, 4, 12, 0, octets(4), floats(1)),
+    "a block of 2^62": lambda b: b.add_quantize(floats(8), None, None, 4, 2**62, 0, octets(4), floats(1)),
+    "a block of 2^31 to read": lambda b: b.add_dequantized(octets(4), floats(1), 4, 2**31, 1.0, floats(8)),
     "a key of 65 bits": lambda b: b.add_quantize(floats(8), None, None, 4, 8, 2**64, octets(4), floats(1)),
     "codes too few": lambda b: b.add_dequantized(octets(3), floats(1), 4, 8, 1.0, floats(8)),
     "gaps without room": lambda b: b.encode_gaps(ints(3), octets(14)),
