@@ -64,7 +64,6 @@ uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t 
     I top{};
     uint32_t rest_top = 0;
     int64_t i = 0;
-    float group[SPAN];
     const auto emit = [&](int64_t at, float value) {
         if (append(found, first + at, value) && key_of(value) >= upper) {
             ++*taken;
@@ -78,14 +77,13 @@ uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t 
             if (has_e) ask_for(e + i + j);
             const F x = has_e ? load(g + i + j) + load(e + i + j) : load(g + i + j);
             if (has_c) store(c + i + j, x);
-            store(group + j, x);
             const I size = magnitude(x);
             top = larger(top, size);
             hits |= static_cast<uint64_t>(at_least(size, bar)) << j;
         }
         for (; hits; hits &= hits - 1) {
             const int j = __builtin_ctzll(hits);
-            emit(i + j, group[j]);
+            emit(i + j, has_c ? c[i + j] : has_e ? g[i + j] + e[i + j] : g[i + j]);
         }
     }
     for (; i < n; ++i) {

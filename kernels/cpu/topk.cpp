@@ -46,8 +46,9 @@ class TopK {
     Status run(uint32_t hint, int32_t* work_indices, float* work_values, int64_t room, uint32_t* threshold) {
         for (int32_t part = 0; part < threads_; ++part)
             found_[part] = {work_indices + part * room, work_values + part * room, 0, room};
-        const Guess guesses[] = {around(hint), sampled()};
-        for (const Guess& guess : guesses) {
+        Guess guess = around(hint);
+        for (const bool hinted : {true, false}) {
+            if (!hinted) guess = sampled();  // only where it is wanted: its jumps through memory take time
             if (guess.upper == 0) continue;
             if (!collect(guess)) return NOT_FINITE;
             if (k_ >= taken_ && k_ <= total() && !full_) {
@@ -56,8 +57,7 @@ class TopK {
             }
             undo(guess);
         }
-        const Guess& tied = guesses[1];
-        if (!take_from(tied.lower) && !take_from(tied.upper - 1)) take_from(kth_magnitude());
+        if (!take_from(guess.lower) && !take_from(guess.upper - 1)) take_from(kth_magnitude());
         *threshold = smallest();
         return OK;
     }
