@@ -8,32 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final
 
 from hpc_fl.comm.guard import REPORT_FILE
-from hpc_fl.comm.rollcall import ROLL_FOLDER, RollCall, named
+from hpc_fl.comm.rollcall import ROLL_FOLDER, RollCall
+from hpc_fl.comm.watches import Watch, children, lost, watches
 from hpc_fl.errors import EXIT_FAILURE
 
 _ASK_TO_STOP: Final = signal.SIGUSR1
 _PATIENCE: Final = 5.0
 _ABORT_WITHIN: Final = 3.0
 _GLANCE: Final = 0.2
-_DESERTED: Final = 5.0
-_ABSENT: Final = 4.0
-_RANK: Final = b"OMPI_COMM_WORLD_RANK="
-
-
-class _Watch(Protocol):
-    """Sees that a job cannot end by itself."""
-
-    def trouble(self, mpirun: int) -> str | None:
-        """Why the job of this process must be ended, else None. To be asked again and again."""
-        ...
 
 
 class Job:
@@ -72,7 +61,7 @@ class Job:
         )
         for signum in self._early:
             self.on_signal(signum, None)
-        trouble = _watched(process, report, _watches(roll))
+        trouble = _watched(process, report, watches(roll))
         if report.exists():
             return self._reported(process, report)
         if trouble is not None:
@@ -82,8 +71,8 @@ class Job:
         code = process.wait()
         if code < 0:
             return self._crashed(-code)
-        lost = "" if code else _lost(roll)
-        return self._failed(lost) if lost else code
+        silent = "" if code else lost(roll)
+        return self._failed(silent) if silent else code
 
     def _reported(self, process: "subprocess.Popen[bytes]", report: Path) -> int:
         """Print what a rank has reported, and return its exit code."""
@@ -118,16 +107,12 @@ class Job:
         last.start()
 
 
-def _watches(roll: RollCall | None) -> list[_Watch]:
-    return [Deserted(roll)] if roll is None else [Deserted(roll), Absent(roll)]
-
-
-def _watched(process: "subprocess.Popen[bytes]", report: Path, watches: Sequence[_Watch]) -> str | None:
+def _watched(process: "subprocess.Popen[bytes]", report: Path, looking: Sequence[Watch]) -> str | None:
     """Wait for mpirun to end, or for a report, or for trouble, and return that."""
     while process.poll() is None and not report.exists():
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GLANCE)
-        for watch in watches:
+        for watch in looking:
             trouble = watch.trouble(process.pid)
             if trouble is not None:
                 return trouble
@@ -143,95 +128,6 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
 
 
-def _lost(roll: RollCall | None) -> str:
-    """Which ranks ended without a word, for people; empty where there are none, or nobody has asked."""
-    lost = [] if roll is None else roll.not_ended()
-    return f"{named(lost)} did not end in order: killed, or crashed" if lost else ""
-
-
 def _say(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-class Deserted:
-    """Whether mpirun stays though all that it started has ended.
-
-    Seen, rarely and under load: where a rank died before MPI had started on another one.
-    """
-
-    def __init__(self, roll: RollCall | None = None) -> None:
-        self._roll = roll
-        self._had = False
-        self._since: float | None = None
-
-    def trouble(self, mpirun: int) -> str | None:
-        """Never where the system does not tell."""
-        pids = children(mpirun)
-        living = pids is None or any(map(_runs, pids))
-        self._had = self._had or living
-        if living or not self._had:
-            self._since = None
-            return None
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since <= _DESERTED:
-            return None
-        stays = f"mpirun did not end though its ranks had, {_DESERTED:g} s ago; it was ended"
-        return "\n".join(filter(None, (_lost(self._roll), stays)))
-
-
-class Absent:
-    """Whether a rank ended before MPI had started on all: under ULFM the others wait for it for ever.
-
-    Once MPI has started on all, those that live are left alone.
-    """
-
-    def __init__(self, roll: RollCall) -> None:
-        self._roll = roll
-        self._all_started = False
-        self._most = 0
-        self._since = time.monotonic()
-
-    def trouble(self, mpirun: int) -> str | None:
-        absent = [] if self._all_started else self._roll.not_started()
-        self._all_started = not absent
-        pids = children(mpirun)
-        if self._all_started or pids is None:
-            return None
-        alive = [pid for pid in pids if _runs(pid)]
-        living = len(alive)
-        # A rank may end before it was ever seen, and mpirun takes time to start many: what counts is that
-        # some are missing and no more come.
-        if living in {0, self._roll.ranks} or living > self._most:
-            self._most, self._since = max(living, self._most), time.monotonic()
-        if time.monotonic() - self._since <= _ABSENT:
-            return None
-        dead = sorted(set(absent) - {_rank(pid) for pid in alive})
-        return f"{named(dead)} ended before MPI had started on {named(absent)}; the job was ended"
-
-
-def _rank(pid: str) -> int | None:
-    """The rank that a living child of mpirun is; None where it has just ended."""
-    try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    return next((int(word[len(_RANK) :]) for word in words if word.startswith(_RANK)), None)
-
-
-def children(pid: int) -> list[str] | None:
-    """The processes that a process has started and not buried; None where the system does not tell."""
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return [child for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has just ended, or there is no such file
-        return None
-
-
-def _runs(pid: str) -> bool:
-    """Whether a process is there and has not ended; one that waits to be buried has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from hpc_fl.comm.cores import available_cores
-from hpc_fl.comm.job import Job, children
+from hpc_fl.comm.job import Job
 from hpc_fl.comm.rollcall import RollCall
+from hpc_fl.comm.watches import children
 from hpc_fl.errors import ConfigError
 
 _ULFM_SINCE: Final = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_fl.comm import job, launch
+from hpc_fl.comm import job, launch, watches
 from hpc_fl.comm.job import Job
 from hpc_fl.comm.launch import environment, find_mpirun, mpirun_command, ulfm_obstacle
 from hpc_fl.comm.rollcall import RollCall
@@ -170,7 +170,7 @@ def stuck(folder: Path, *programs: str) -> list[str]:
 def test_an_mpirun_that_outlives_its_ranks_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "_DESERTED", 0.5)
+    monkeypatch.setattr(watches, "_DESERTED", 0.5)
     began = time.monotonic()
     assert Job().run(stuck(tmp_path, "sleep 0.5"), os.environ, tmp_path / "report") == 1
     assert time.monotonic() - began < 30
@@ -181,7 +181,7 @@ def test_an_mpirun_that_outlives_its_ranks_is_ended(
 def test_ranks_that_wait_for_a_dead_one_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dead: str
 ) -> None:
-    monkeypatch.setattr(job, "_ABSENT", 0.5)
+    monkeypatch.setattr(watches, "_ABSENT", 0.5)
     command = stuck(tmp_path, "OMPI_COMM_WORLD_RANK=1 exec sleep 60", f"OMPI_COMM_WORLD_RANK=0 exec {dead}")
     assert Job().run(command, os.environ, tmp_path / "report", RollCall(tmp_path, 2)) == 1
     said = "rank 0 ended before MPI had started on ranks 0, 1; the job was ended"
@@ -191,7 +191,7 @@ def test_ranks_that_wait_for_a_dead_one_are_ended(
 def test_ranks_on_which_mpi_has_started_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "_ABSENT", 0.3)
+    monkeypatch.setattr(watches, "_ABSENT", 0.3)
     for rank in (0, 1):
         (tmp_path / f"in-{rank}").touch()
     command = ["sh", "-c", f"sleep 1.5 & sleep 0 & wait; : > {tmp_path}/out-1"]
@@ -199,14 +199,25 @@ def test_ranks_on_which_mpi_has_started_are_left_alone(
     assert capsys.readouterr().err == "rank 0 did not end in order: killed, or crashed\n"
 
 
+def test_ranks_that_wait_at_their_end_for_a_dead_one_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watches, "_STRANDED", 0.5)
+    for sign in ("in-0", "in-1", "out-1"):
+        (tmp_path / sign).touch()
+    command = stuck(tmp_path, "OMPI_COMM_WORLD_RANK=1 exec sleep 60", "OMPI_COMM_WORLD_RANK=0 exec sleep 1")
+    assert Job().run(command, os.environ, tmp_path / "report", RollCall(tmp_path, 2)) == 1
+    assert "rank 0 did not end in order: killed, or crashed; the others" in capsys.readouterr().err
+
+
 def test_an_mpirun_that_does_not_end_when_asked_is_killed_with_its_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_ABSENT", 0.3)
+    monkeypatch.setattr(watches, "_ABSENT", 0.3)
     monkeypatch.setattr(job, "_PATIENCE", 0.3)
     deaf = ["sh", "-c", f"trap '' TERM; sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60' & wait"]
     assert Job().run(deaf, os.environ, tmp_path / "report", RollCall(tmp_path, 2)) == 1
     deadline = time.monotonic() + 10
-    while job._runs((tmp_path / "pid").read_text().strip()):
+    while watches.runs((tmp_path / "pid").read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
