@@ -98,8 +98,9 @@ class Schedule:
         for undirected graphs and push-sum weigh the edges left, which may fall apart (:meth:`components`). No
         weights of the edges left keep the mean where the graph is directed, or the weights came with it: then
         what would have gone through an absent node goes on at once to those behind it
-        (:func:`~hpc_fl.topology.absence.joined`), and those present stay connected. Raises
-        :class:`TopologyError` for nodes that there are not.
+        (:func:`~hpc_fl.topology.absence.joined`), and nodes that this round connects stay connected. Where
+        rounds are pairs, nobody is behind an absent partner: some present may meet later, or never
+        (:meth:`components` tells). Raises :class:`TopologyError` for nodes that there are not.
         """
         if present is None and self._whole:  # the usual call, which short messages would feel
             return self._whole[round_ % len(self._whole)]
