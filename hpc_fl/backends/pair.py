@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from struct import Struct
 from typing import Any, Final, Protocol
 
@@ -54,18 +55,22 @@ class ReferencePair:
 
 
 class NativePair:
-    """The same bits by kernels/cpu/pair.cpp. Raises :class:`ConfigError` where the library is missing."""
+    """The same bits by kernels/cpu/pair.cpp, of the installed library or that at ``library``. Raises
+    :class:`ConfigError` where it is missing.
+    """
 
     __slots__ = ("_held", "_mix", "_place", "_ready")
 
-    def __init__(self, row: Floats, slot: Floats, keep: float, take: float) -> None:
+    def __init__(
+        self, row: Floats, slot: Floats, keep: float, take: float, library: Path | None = None
+    ) -> None:
         self._held = row, slot
         described = ctypes.create_string_buffer(
             _DESCRIBED.pack(row.ctypes.data, slot.ctypes.data, row.size, keep, take)
         )
         # A reference made before is what ctypes takes in the shortest time; it holds what it refers to.
         self._place = ctypes.byref(described)
-        self._ready, self._mix = load().pairs[row.dtype.str[1:]]
+        self._ready, self._mix = load(library).pairs[row.dtype.str[1:]]
 
     def ready(self) -> bool:
         return self._ready(self._place) == 1

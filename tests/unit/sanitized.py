@@ -15,6 +15,7 @@ from hpc_fl.backends import choice
 from hpc_fl.backends.checks import Checked
 from hpc_fl.backends.library import load
 from hpc_fl.backends.native import Native
+from hpc_fl.backends.pair import NativePair
 from hpc_fl.backends.quick import Quick
 from hpc_fl.compression import QSGD, Chain, OneBit, Payload, Ternary, TopK, decode
 from hpc_fl.errors import WireError
@@ -40,6 +41,14 @@ def laws(library: Path) -> None:
             for n in SIZES:
                 for law in LAWS.values():
                     law(subject, n)
+
+
+def pairs(library: Path) -> None:
+    for n in (1, 7, 64, 4097):
+        for dtype in (np.float32, np.float64):
+            pair = NativePair(np.ones(n, dtype), np.empty(n, dtype), 0.5, 0.5, library)
+            assert pair.ready()
+            pair.mix()
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -88,4 +97,5 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     choice._CPU["native"] = lambda: Quick(Native(library=path))
     laws(path)
+    pairs(path)
     print("refused", payloads(int(sys.argv[2])))
