@@ -71,8 +71,16 @@ class Job:
         code = process.wait()
         if code < 0:
             return self._crashed(-code)
-        silent = "" if code else lost(roll)
-        return self._failed(silent) if silent else code
+        return self._checked(code, roll)
+
+    def _checked(self, code: int, roll: RollCall | None) -> int:
+        """The exit code of mpirun, unless it is 0 though not every rank has ended in order."""
+        silent = lost(roll)
+        if silent and code == 0:
+            return self._failed(silent)
+        if silent and self._interrupts < 2 and roll is not None and not roll.not_started():
+            _say(f"{silent}\n")
+        return code
 
     def _reported(self, process: "subprocess.Popen[bytes]", report: Path) -> int:
         """Print what a rank has reported, and return its exit code."""

@@ -26,8 +26,7 @@ from hpc_fl.errors import ConfigError, DataError
 transport = start()
 with guard(transport):
     if transport.rank == 0:
-        print("WORKING", flush=True)
-        time.sleep(0.1)  # mpirun loses what it has not read when a rank ends the job
+        open(__file__ + ".working", "w").close()
     transport.barrier()
 {body}
 """
@@ -38,11 +37,12 @@ LAUNCHER = (
 
 
 class Job:
-    """The launcher, running `body` on each rank within guard; its output is read until it ends."""
+    """The launcher, running `body` on each rank within guard."""
 
     def __init__(self, folder: Path, body: str, *, ranks: int = 3, ulfm: bool = False) -> None:
         script = folder / "rank.py"
         script.write_text(RANK.format(body=indent(dedent(body), "    ")))
+        self._working = Path(f"{script}.working")
         self.process = self._popen(
             LAUNCHER.format(ranks=ranks, program=[sys.executable, str(script)], ulfm=ulfm)
         )
@@ -56,6 +56,14 @@ class Job:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
+    def until_working(self) -> None:
+        """Wait for the ranks to begin (which a line of output may not tell: an abort can lose it)."""
+        deadline = time.monotonic() + TIME_LIMIT
+        while not self._working.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"never began: {self.end()}")
+            time.sleep(0.01)
+
     def until(self, text: str) -> None:
         """Read the output up to a line that holds `text`."""
         assert self.process.stdout is not None
@@ -67,19 +75,24 @@ class Job:
 
     def end(self, within: float = AFTER_FAILURE) -> tuple[int, str]:
         """The exit code and all output; fails when the job goes on for longer than `within` seconds."""
-        try:
-            rest, _ = self.process.communicate(timeout=within)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGINT)  # twice: the launcher then kills its job
-            time.sleep(0.5)
-            self.process.send_signal(signal.SIGINT)
-            rest, _ = self.process.communicate(timeout=TIME_LIMIT)
-            pytest.fail(f"still running {within} s later:\n{''.join(self.lines)}{rest}")
-        return self.process.returncode, "".join(self.lines) + rest
+        code, rest = ended(self.process, within)
+        return code, "".join(self.lines) + rest
+
+
+def ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, str]:
+    """The exit code of a launcher and its output; fails when it takes longer than `within` seconds."""
+    try:
+        output, _ = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # twice: the launcher then kills its job
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=TIME_LIMIT)
+        pytest.fail(f"still running {within} s later:\n{output}")
+    return process.returncode, output
 
 
 pytestmark = pytest.mark.usefixtures("mpi")
-
 
 each_way = pytest.mark.parametrize("ulfm", [False, True], ids=["plain", "ulfm"])
 WAIT_FOR_ALL = "\ntransport.allreduce(np.zeros(4))\ntransport.barrier()\ntime.sleep(60)\n"
@@ -100,9 +113,9 @@ WAIT_FOR_ALL = "\ntransport.allreduce(np.zeros(4))\ntransport.barrier()\ntime.sl
 )  # fmt: skip
 def test_one_rank_fails(tmp_path: Path, failure: str, code: int, said: list[str], ulfm: bool) -> None:
     job = Job(tmp_path, f"if transport.rank == 1:\n    {failure}{WAIT_FOR_ALL}", ulfm=ulfm)
-    job.until("WORKING")
-    ended, output = job.end()
-    assert ended == code, output
+    job.until_working()
+    got, output = job.end()
+    assert got == code, output
     for text in said:
         assert text in output
     on_purpose = any(name in failure for name in ("DataError", "ConfigError"))
@@ -116,18 +129,18 @@ def test_one_rank_is_killed(tmp_path: Path, ulfm: bool, said: str) -> None:
         f"if transport.rank == 1:\n    os.kill(os.getpid(), signal.SIGKILL){WAIT_FOR_ALL}",
         ulfm=ulfm,
     )
-    job.until("WORKING")
-    ended, output = job.end()
-    assert ended == (1 if ulfm else 128 + signal.SIGKILL), output
+    job.until_working()
+    got, output = job.end()
+    assert got == (1 if ulfm else 128 + signal.SIGKILL), output
     assert said in output
 
 
 def test_all_ranks_are_killed(tmp_path: Path) -> None:
     """Under ULFM mpirun then returns 0."""
     job = Job(tmp_path, "time.sleep(0.5 * transport.rank)\nos.kill(os.getpid(), signal.SIGKILL)", ulfm=True)
-    job.until("WORKING")
-    ended, output = job.end()
-    assert ended == 1, output
+    job.until_working()
+    got, output = job.end()
+    assert got == 1, output
     assert "ranks 0, 1, 2 did not end in order" in output
 
 
@@ -142,9 +155,9 @@ def test_survivors_are_left_alone(tmp_path: Path) -> None:
         """,
         ulfm=True,
     )
-    job.until("WORKING")
-    ended, output = job.end(TIME_LIMIT)
-    assert ended == 1, output
+    job.until_working()
+    got, output = job.end(TIME_LIMIT)
+    assert got == 1, output
     assert output.count("ALIVE") == 2
     assert "rank 1 did not end in order" in output
 
@@ -159,19 +172,6 @@ def _early(folder: Path, first: str, *, ulfm: bool, ranks: int = 3) -> "subproce
     return Job._popen(LAUNCHER.format(ranks=ranks, program=[sys.executable, str(script)], ulfm=ulfm))
 
 
-def _ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, str]:
-    """The exit code and the output; fails when it takes longer."""
-    try:
-        output, _ = process.communicate(timeout=within)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # twice: the launcher then kills its job
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=TIME_LIMIT)
-        pytest.fail(f"still running after {within} s\n{output}")
-    return process.returncode, output
-
-
 @pytest.mark.parametrize(
     ("first", "ulfm", "said"),
     [
@@ -182,10 +182,10 @@ def _ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, str]:
     ids=["plain", "ulfm", "killed-ulfm"],
 )
 def test_one_rank_fails_before_mpi_has_started(tmp_path: Path, first: str, ulfm: bool, said: str) -> None:
-    ended, output = _ended(_early(tmp_path, first, ulfm=ulfm), TIME_LIMIT)
+    code, output = ended(_early(tmp_path, first, ulfm=ulfm), TIME_LIMIT)
     # About one time in a thousand mpirun crashes as it ends such a job (Open MPI 5.0.11).
-    assert ended == 1 or "mpirun itself was ended by signal 11" in output, output
-    assert ended != 0
+    assert code == 1 or "mpirun itself was ended by signal 11" in output, output
+    assert code != 0
     assert said in output
     assert not ulfm or "rank 1 ended before MPI had started on ranks 0, 1, 2" in output
 
@@ -196,8 +196,8 @@ def test_a_signal_before_mpi_has_started_ends_the_job(tmp_path: Path, ulfm: bool
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    ended, output = _ended(process, AFTER_FAILURE)
-    assert ended == 128 + signal.SIGUSR1, output
+    code, output = ended(process, AFTER_FAILURE)
+    assert code == 128 + signal.SIGUSR1, output
 
 
 def _runs(process: int) -> bool:
@@ -225,8 +225,8 @@ def test_ranks_do_not_outlive_a_killed_mpirun(tmp_path: Path, ulfm: bool) -> Non
     said = [line.partition("PIDS ")[2].rstrip(".\n").split() for line in job.lines if "PIDS" in line]
     mpirun, ranks = int(said[0][0]), [int(rank) for _, rank in said]
     os.kill(mpirun, signal.SIGKILL)
-    ended, output = job.end()
-    assert ended == 128 + signal.SIGKILL
+    got, output = job.end()
+    assert got == 128 + signal.SIGKILL
     assert "mpirun itself was ended by signal 9" in output
     deadline = time.monotonic() + AFTER_FAILURE
     while any(_runs(rank) for rank in ranks):
@@ -260,8 +260,8 @@ def test_a_signal_at_the_launcher_asks_the_ranks_to_stop(
     )
     job.until("READY")
     job.process.send_signal(signum)
-    ended, output = job.end()
-    assert ended == 75, output
+    got, output = job.end()
+    assert got == 75, output
     assert "rank 0: " not in output
 
 
@@ -285,11 +285,11 @@ def test_a_second_interrupt_kills_the_job(tmp_path: Path, ulfm: bool) -> None:
     time.sleep(0.5)
     assert job.process.poll() is None
     job.process.send_signal(signal.SIGINT)
-    ended, output = job.end()
-    assert ended not in (0, 75), output
+    got, output = job.end()
+    assert got not in (0, 75), output
 
 
 @each_way
 def test_success_is_zero(tmp_path: Path, ulfm: bool) -> None:
-    ended, output = Job(tmp_path, "transport.barrier()", ulfm=ulfm).end(TIME_LIMIT)
-    assert ended == 0, output
+    got, output = Job(tmp_path, "transport.barrier()", ulfm=ulfm).end(TIME_LIMIT)
+    assert got == 0, output
