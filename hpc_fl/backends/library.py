@@ -72,7 +72,7 @@ class Library:
 
     ctypes releases the GIL while a kernel runs. ``sets``: the number of each instruction set that this
     processor can run, by its name, the best last. ``quick``: the kernels of quick.cpp, each with what packs
-    its arguments. ``pairs``: those of pair.cpp (``ready`` and ``mix``), by dtype.
+    its arguments. ``short_row``: those of short_row.cpp (ready, mix), by dtype.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class Library:
             name: self._call_of(number, form) for number, (name, form) in enumerate(_KERNELS.items())
         }
         self.quick = {name: self._quick_of(name, form) for name, form in _QUICK.items()}
-        self.pairs = {dtype: self._pair_of(dtype) for dtype in ("f4", "f8")}
+        self.short_row = {dtype: self._short_row_of(dtype) for dtype in ("f4", "f8")}
         if self._offset:
             # Types and dtypes of NumPy, and None, live as long as the process.
             objects = (np.ndarray, None, *(np.dtype(name) for name in ("f4", "i4", "i8", "u1")))
@@ -113,9 +113,9 @@ class Library:
         function.argtypes = (ctypes.c_char_p,)
         return function, Struct("<" + "".join((_SLOTS | {"f": "d"})[kind] for kind in form)).pack
 
-    def _pair_of(self, dtype: str) -> tuple[Call, Call]:
-        ready: Call = getattr(self._library, f"hpc_pair_ready_{dtype}")
-        mix = getattr(self._library, f"hpc_pair_mix_{dtype}")
+    def _short_row_of(self, dtype: str) -> tuple[Call, Call]:
+        ready: Call = getattr(self._library, f"hpc_short_row_ready_{dtype}")
+        mix = getattr(self._library, f"hpc_short_row_mix_{dtype}")
         mix.restype = None
         return ready, mix
 

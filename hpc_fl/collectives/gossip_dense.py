@@ -14,8 +14,8 @@ from torch import Tensor
 from hpc_fl.collectives.columns import Columns
 from hpc_fl.collectives.gossip import Gossip
 from hpc_fl.collectives.mixer import Placement
+from hpc_fl.collectives.prepared import PreparedMixes
 from hpc_fl.collectives.routes import Routes
-from hpc_fl.collectives.swap import Swaps
 from hpc_fl.comm.transport import Transport
 from hpc_fl.compression.arrays import all_finite
 from hpc_fl.telemetry.ledger import Ledger
@@ -37,17 +37,17 @@ class DenseMixer(Gossip):
     ) -> None:
         super().__init__(transport, ledger, placement)
         self._columns = Columns(self._transport, max(map(len, placement)), segment)
-        self._swaps = Swaps(self._transport, self._columns.short)
+        self._prepared = PreparedMixes(self._transport, self._columns.short)
 
     def mix(self, rows: Tensor, matrix: MixingMatrix, round_: int) -> tuple[int, ...]:
-        swap = self._swaps.find(rows, matrix)
-        if swap is not None and self._lane.idle and swap.run():
-            self._ledger.add("gossip", swap.nbytes)
+        prepared = self._prepared.find(rows, matrix)
+        if prepared is not None and self._lane.idle and prepared.run():
+            self._ledger.add("gossip", prepared.nbytes)
             return ()
         return super().mix(rows, matrix, round_)
 
     def close(self) -> None:
-        self._swaps.close()
+        self._prepared.close()
         super().close()
 
     def _mix(self, rows: Tensor, routes: Routes, round_: int) -> tuple[int, ...]:
@@ -61,6 +61,6 @@ class DenseMixer(Gossip):
         outgoing = [row if good else None for row, good in zip(array, sound, strict=True)]
         self._columns.mix(routes, array, outgoing, sound)
         nbytes = array.itemsize * array.shape[1]
-        self._swaps.make(rows, routes)
+        self._prepared.make(rows, routes)
         self._ledger.add("gossip", sum(nbytes * len(sent.ranks) for sent in routes.sent if sound[sent.row]))
         return self._unsound(sound)

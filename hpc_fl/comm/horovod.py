@@ -22,7 +22,7 @@ from hpc_fl.comm.horovod_tensors import WORDS, dtype_name, flat_tensor
 from hpc_fl.comm.mpi import MAX_ELEMENTS
 from hpc_fl.comm.mpi_messages import Messages, TooLarge
 from hpc_fl.comm.mpi_requests import Several
-from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request, Transport
+from hpc_fl.comm.transport import Addressed, Buffer, Persistent, ReduceOp, Request, Transport
 from hpc_fl.comm.window import Window
 from hpc_fl.errors import TransportError
 
@@ -113,8 +113,10 @@ class HorovodTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self._mpi.recv(buf, source, tag)
 
-    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
-        return self._mpi.sendrecv_init(send, dest, recv, source, tag)
+    def persistent(
+        self, sends: Sequence[Addressed], receives: Sequence[Addressed], tag: int = 0
+    ) -> Persistent:
+        return self._mpi.persistent(sends, receives, tag)
 
     def isend(self, buf: Buffer, dest: int, tag: int = 0) -> Request:
         return self._mpi.isend(buf, dest, tag)

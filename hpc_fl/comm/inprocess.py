@@ -25,7 +25,7 @@ from hpc_fl.comm.buffers import (
 )
 from hpc_fl.comm.hub import Done, Hub, Pending
 from hpc_fl.comm.inprocess_window import InProcessWindow, Shelf
-from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request
+from hpc_fl.comm.transport import Addressed, Buffer, Persistent, ReduceOp, Request
 from hpc_fl.errors import TransportError, TransportTimeout
 
 T = TypeVar("T")
@@ -67,10 +67,14 @@ class InProcessTransport:
     def recv(self, buf: Buffer, source: int, tag: int = 0) -> None:
         self.irecv(buf, source, tag).wait()
 
-    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
+    def persistent(
+        self, sends: Sequence[Addressed], receives: Sequence[Addressed], tag: int = 0
+    ) -> Persistent:
         def exchange() -> None:
-            self.send(send, dest, tag)
-            self.recv(recv, source, tag)
+            for buf, dest in sends:
+                self.send(buf, dest, tag)
+            for buf, source in receives:
+                self.recv(buf, source, tag)
 
         return Persistent(exchange, lambda: None)
 

@@ -23,7 +23,7 @@ from hpc_fl.comm.buffers import (
 from hpc_fl.comm.mpi_messages import Message, Messages, TooLarge
 from hpc_fl.comm.mpi_requests import MpiRequest, Several, failure, persistent
 from hpc_fl.comm.mpi_window import MpiWindow
-from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request
+from hpc_fl.comm.transport import Addressed, Buffer, Persistent, ReduceOp, Request
 from hpc_fl.errors import TransportError
 
 
@@ -124,22 +124,28 @@ class MpiTransport:
         message = self._moved(buf, written=True)
         return self._start(f"receive from rank {source}", self.comm.Irecv, message, source, tag, keep=buf)
 
-    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
-        check_rank(dest, self.size, "dest")
-        check_rank(source, self.size, "source")
+    def persistent(
+        self, sends: Sequence[Addressed], receives: Sequence[Addressed], tag: int = 0
+    ) -> Persistent:
+        for _, rank in (*sends, *receives):
+            check_rank(rank, self.size, "rank")
 
-        def exchange_in_time() -> None:
-            for request in (self.irecv(recv, source, tag), self.isend(send, dest, tag)):
+        def in_time() -> None:
+            under_way = [self.irecv(buf, source, tag) for buf, source in receives]
+            under_way += [self.isend(buf, dest, tag) for buf, dest in sends]
+            for request in under_way:
                 self._finish(request)
 
         if self.timeout is not None:
-            return Persistent(exchange_in_time, lambda: None)
-        what = f"exchange with ranks {dest} and {source}"
+            return Persistent(in_time, lambda: None)
+        ranks = sorted({rank for _, rank in (*sends, *receives)})
+        what = f"exchange with ranks {', '.join(map(str, ranks))}"
         try:
-            receive = self.comm.Recv_init(self._moved(recv, written=True), source, tag)
-            return persistent(self.comm, what, receive, self.comm.Send_init(self._moved(send), dest, tag))
+            incoming = [self.comm.Recv_init(self._moved(buf, written=True), of, tag) for buf, of in receives]
+            outgoing = [self.comm.Send_init(self._moved(buf), to, tag) for buf, to in sends]
         except MPI.Exception as error:
             raise failure(self.comm, what, error) from None
+        return persistent(self.comm, what, incoming + outgoing)
 
     def allreduce(self, buf: Buffer, op: ReduceOp = "sum") -> None:
         if self.timeout is not None:

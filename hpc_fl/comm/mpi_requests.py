@@ -76,17 +76,14 @@ class MpiRequest:
         return complete
 
 
-def persistent(comm: MPI.Comm, what: str, receive: MPI.Prequest, send: MPI.Prequest) -> Persistent:
-    """Both requests started and waited for together; closing frees them."""
-    begin_receive, begin_send, end_receive, end_send = receive.Start, send.Start, receive.Wait, send.Wait
-    requests = [receive, send]
+def persistent(comm: MPI.Comm, what: str, requests: list[MPI.Prequest]) -> Persistent:
+    """The requests started in their order and waited for together; closing frees them."""
+    steps = [request.Start for request in requests] + [request.Wait for request in requests]
 
     def run() -> None:
         try:
-            begin_receive()
-            begin_send()
-            end_receive()
-            end_send()
+            for step in steps:
+                step()
         except MPI.Exception as error:
             _abandoned.extend(requests)
             requests.clear()

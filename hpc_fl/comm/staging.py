@@ -9,7 +9,7 @@ from ctypes import CDLL, c_int
 from typing import Any, NoReturn
 
 from hpc_fl.comm.buffers import unusable
-from hpc_fl.comm.transport import Buffer, Persistent, ReduceOp, Request, Transport
+from hpc_fl.comm.transport import Addressed, Buffer, Persistent, ReduceOp, Request, Transport
 from hpc_fl.comm.window import Window
 
 
@@ -88,15 +88,17 @@ class StagedTransport:
         with self._lent(buf, written=True) as host:
             self._inner.recv(host, source, tag)
 
-    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
-        if not (self._is_device(send) or self._is_device(recv)):
-            return self._inner.sendrecv_init(send, dest, recv, source, tag)
+    def persistent(
+        self, sends: Sequence[Addressed], receives: Sequence[Addressed], tag: int = 0
+    ) -> Persistent:
+        if not any(self._is_device(buf) for buf, _ in (*sends, *receives)):
+            return self._inner.persistent(sends, receives, tag)
 
         def exchange() -> None:
-            with self._lent(send, read=True) as part, self._lent(recv, written=True) as whole:
-                under_way = self._inner.isend(part, dest, tag)
-                self._inner.recv(whole, source, tag)
-                under_way.wait()
+            under_way = [self.irecv(buf, source, tag) for buf, source in receives]
+            under_way += [self.isend(buf, dest, tag) for buf, dest in sends]
+            for request in under_way:
+                request.wait()
 
         return Persistent(exchange, lambda: None)
 

@@ -34,11 +34,15 @@ class Request(Protocol):
         ...
 
 
+Addressed: TypeAlias = tuple[Buffer, int]
+"""A buffer and the rank that it goes to, or comes from."""
+
+
 class Persistent(NamedTuple):
-    """A message each way that was prepared once, to be made any number of times."""
+    """Messages that were prepared once, to be made any number of times."""
 
     run: Callable[[], None]
-    """Sends, receives and waits for both. Raises TransportError."""
+    """Sends, receives and waits for all. Raises TransportError."""
     close: Callable[[], None]
     """Frees what was prepared; to be called once, before the transport is closed."""
 
@@ -90,10 +94,13 @@ class Transport(Protocol):
         """Start a receive; those from one source with one tag are filled in the order of posting."""
         ...
 
-    def sendrecv_init(self, send: Buffer, dest: int, recv: Buffer, source: int, tag: int = 0) -> Persistent:
-        """Prepare to send to `dest` and receive from `source`, as `isend` and `recv` do, again and again.
+    def persistent(
+        self, sends: Sequence[Addressed], receives: Sequence[Addressed], tag: int = 0
+    ) -> Persistent:
+        """Prepare to send each buffer to its rank and receive each from its rank, again and again.
 
-        The buffers stay in their place; what is around a message is done once, here.
+        As `isend` and `irecv` do, in that order; the buffers stay in their place, and what is around a
+        message is done once, here.
         """
         ...
 

@@ -3,11 +3,12 @@
 #pragma once
 #include <stdint.h>
 
-// What is said of a row and its slot once, for many calls; of float32 or float64, n elements each.
-struct Pair {
-    void *row, *slot;
-    int64_t n;
-    double keep, take;
+// What is said of a row (n) and its slots (sources, n) once, for many calls; float32 or float64.
+struct ShortRow {
+    void *row, *slots;
+    int64_t n, sources;
+    double keep;
+    const double* takes;
 };
 
 extern "C" {
@@ -36,9 +37,9 @@ int64_t hpc_encode_gaps(const int32_t* indices, int64_t k, uint8_t* out);
 int64_t hpc_decode_gaps(const uint8_t* code, int64_t bytes, int64_t n, int32_t* indices, int64_t k);
 int32_t hpc_encode_mask(const int32_t* indices, int64_t k, uint8_t* mask, int64_t bytes);
 int32_t hpc_decode_mask(const uint8_t* mask, int64_t n, int32_t* indices, int64_t k);
-int32_t hpc_pair_ready_f4(const Pair* pair);
-int32_t hpc_pair_ready_f8(const Pair* pair);
-void hpc_pair_mix_f4(const Pair* pair);
-void hpc_pair_mix_f8(const Pair* pair);
+int32_t hpc_short_row_ready_f4(const ShortRow* of);
+int32_t hpc_short_row_ready_f8(const ShortRow* of);
+void hpc_short_row_mix_f4(const ShortRow* of);
+void hpc_short_row_mix_f8(const ShortRow* of);
 
 }  // extern "C"

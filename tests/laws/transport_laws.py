@@ -143,14 +143,23 @@ def law_messages_do_not_overtake(t: Transport) -> None:
     assert [int(buf[0]) for buf in received[1]] == [1, 3, 5]
 
 
-def law_an_exchange_that_was_prepared_may_be_made_again(t: Transport) -> None:
+def law_messages_that_were_prepared_may_be_sent_again(t: Transport) -> None:
+    """To both neighbours in a circle, which may be one rank, or this one; two messages to one in order."""
     right, left = (t.rank + 1) % t.size, (t.rank - 1) % t.size
-    mine, theirs = np.zeros(3, np.float32), np.zeros(3, np.float32)
-    exchange = t.sendrecv_init(mine, right, theirs, left, 7)
+    mine, other = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    from_left, second, from_right = (np.zeros(3, np.float32) for _ in range(3))
+    exchange = t.persistent(
+        [(mine, right), (other, right), (mine, left)],
+        [(from_left, left), (second, left), (from_right, right)],
+        7,
+    )
     for turn in range(4):
-        mine[:] = 10 * t.rank + turn
+        mine[:], other[:] = 10 * t.rank + turn, -turn
         exchange.run()
-        assert theirs.tolist() == [10 * left + turn] * 3
+        got = [from_left[0], second[0], from_right[0]]
+        # Where both neighbours are one rank, its three messages come in the order in which they were sent.
+        expected = [10 * left + turn, -turn, 10 * right + turn]
+        assert got == expected
     exchange.close()
 
 

@@ -15,8 +15,8 @@ from hpc_fl.backends import choice
 from hpc_fl.backends.checks import Checked
 from hpc_fl.backends.library import load
 from hpc_fl.backends.native import Native
-from hpc_fl.backends.pair import NativePair
 from hpc_fl.backends.quick import Quick
+from hpc_fl.backends.short_row import NativeShortRow
 from hpc_fl.compression import QSGD, Chain, OneBit, Payload, Ternary, TopK, decode
 from hpc_fl.errors import WireError
 
@@ -43,12 +43,15 @@ def laws(library: Path) -> None:
                     law(subject, n)
 
 
-def pairs(library: Path) -> None:
+def short_rows(library: Path) -> None:
     for n in (1, 7, 64, 4097):
         for dtype in (np.float32, np.float64):
-            pair = NativePair(np.ones(n, dtype), np.empty(n, dtype), 0.5, 0.5, library)
-            assert pair.ready()
-            pair.mix()
+            for sources in (0, 1, 3):
+                row = NativeShortRow(
+                    np.ones(n, dtype), np.empty((sources, n), dtype), 0.5, [0.1] * sources, library
+                )
+                assert row.ready()
+                row.mix()
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -97,5 +100,5 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     choice._CPU["native"] = lambda: Quick(Native(library=path))
     laws(path)
-    pairs(path)
+    short_rows(path)
     print("refused", payloads(int(sys.argv[2])))
