@@ -73,10 +73,10 @@ def train(
 
     if no_ulfm and ranks is None:
         raise ConfigError("--no-ulfm: this goes with -n; for your own mpirun leave --with-ft out")
-    ulfm = False if no_ulfm else None
     if resume and run_dir is None and not _files(settings):
         run_dir = _newest_run(settings)
     config = _load(settings, run_dir if resume else None)
+    ulfm = None if config.comm.transport in runtime.HEARS_OF_DEATHS and not no_ulfm else False
     program = [sys.executable, "-m", "hpc_fl", "train", *_arguments(settings, run_dir, resume)]
     if dry_run:
         _print_plan(config, program, ranks, ulfm)

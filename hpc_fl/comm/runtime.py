@@ -64,6 +64,11 @@ def launched() -> Launch | None:
 _INSTALL: Final = {"horovod": "bash scripts/install_horovod.sh"}
 """What installs the package that a transport is named after, for those that need one."""
 
+HEARS_OF_DEATHS: Final = frozenset(("mpi",))
+"""Transports that can name ranks that died, under ULFM. Horovod says no more than that it has been shut down:
+there mpirun, which names the rank, is better left to end the job.
+"""
+
 _INFINIBAND: Final = Path("/sys/class/infiniband")
 
 

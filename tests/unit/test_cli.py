@@ -63,11 +63,14 @@ def test_a_dry_run_prints_configuration_and_command(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ulfm_can_be_left_out(tmp_path: Path) -> None:
-    plan = ("train", "-n", "3", "--dry-run")
-    without = hpc_fl(*plan, "--no-ulfm", cwd=tmp_path).stdout
+@pytest.mark.parametrize("choice", ["--no-ulfm", "comm.transport=horovod"])
+def test_ulfm_can_be_left_out(choice: str, tmp_path: Path) -> None:
+    without = hpc_fl("train", "-n", "3", "--dry-run", choice, cwd=tmp_path).stdout
     assert "mpirun -n 3" in without
     assert "--with-ft" not in without
+
+
+def test_without_n_there_is_no_ulfm_to_leave_out(tmp_path: Path) -> None:
     alone = hpc_fl("train", "--no-ulfm", cwd=tmp_path)
     assert alone.returncode == 2
     assert "--no-ulfm" in alone.stderr
