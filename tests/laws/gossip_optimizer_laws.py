@@ -113,7 +113,7 @@ def law_every_way_learns(transport: Transport) -> None:
     """The mean of the ranks' models comes near the least squares of all ranks' data."""
     for name, way in WAYS.items():
         optimizer = optimizer_of(transport, way)
-        train(optimizer, transport, range(120))
+        train(optimizer, transport, range(80))
         weights = optimizer.model.segments[0].of(optimizer.consensus())
         assert (weights - WANTED).abs().max() < 0.15, name
         optimizer.close()
