@@ -132,7 +132,7 @@ def launch(
     ranks: int,
     program: Sequence[str],
     *,
-    ulfm: bool | None = None,
+    ulfm: bool | None = False,
     cores: int | None = None,
     extra: Sequence[str] = (),
 ) -> int:
@@ -142,8 +142,8 @@ def launch(
     can end the round, write a checkpoint and exit; a second SIGINT kills the job. To be called in the main
     thread. See mpirun_command for the arguments and errors.
 
-    Under ULFM every rank must call runtime.start: a job of which a rank ends before that is ended, and where
-    a rank dies later the exit code is 1, as nobody says by which signal.
+    Under ULFM, which is for programs of ours, every rank must call runtime.start: a job of which a rank ends
+    before that is ended, and where a rank dies later the exit code is 1, as nobody says by which signal.
     """
     command, under_ulfm = _command(ranks, program, ulfm, cores, extra)
     job = Job()

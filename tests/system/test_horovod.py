@@ -59,8 +59,7 @@ def run_ranks(ranks: int, folder: Path, body: str) -> tuple[int, str]:
     script = folder / "rank.py"
     script.write_text(dedent(body))
     launcher = (
-        "import sys; from hpc_fl.comm.launch import launch; "
-        "sys.exit(launch({}, [sys.executable, {!r}], ulfm=False))"  # as hpc-fl train does with Horovod
+        "import sys; from hpc_fl.comm.launch import launch; sys.exit(launch({}, [sys.executable, {!r}]))"
     )
     return run([sys.executable, "-c", launcher.format(ranks, str(script))])
 
