@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_fl.backends.short_row import short_row
 from hpc_fl.collectives.algorithm import TAG, cut, kept_if_it_fails, length, settle
 from hpc_fl.collectives.routes import Received, Routes
 from hpc_fl.comm.transport import Request, Transport
@@ -131,6 +132,7 @@ class _Step:
         self._receives: deque[tuple[Floats, Request]] = deque()
         self._sends: deque[list[Request]] = deque()
         self._posted = 0
+        self._alone = len(rows) == len(routes.received) == len(self._good) == 1
 
     def run(self) -> None:
         sources = len(self._routes.received)
@@ -168,6 +170,24 @@ class _Step:
         self._sends.append(sends)
 
     def _mix(self, column: slice) -> None:
+        if self._alone:
+            self._mix_one(column)
+        else:
+            self._mix_several(column)
+
+    def _mix_one(self, column: slice) -> None:
+        """Of one row and one source: in one pass, in place."""
+        slot, request = self._receives[0]
+        settle(request)
+        settle(*self._sends[0])
+        self._sends.popleft()
+        take = self._routes.received[0].targets[0][1]
+        around = short_row(self._rows[0, column], slot[np.newaxis], float(self._routes.weights[0, 0]), [take])
+        around.mix()
+        self._receives.popleft()
+        self._expect()
+
+    def _mix_several(self, column: slice) -> None:
         block, mixed = self._rows[:, column], self._memory.mixed[:, : length(column)]
         self._weights.apply(block, mixed)
         for source in self._routes.received:
