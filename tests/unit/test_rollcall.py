@@ -47,9 +47,11 @@ def test_the_absent_are_named(tmp_path: Path) -> None:
     assert named(list(range(512))) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 504 more"
 
 
-def test_nobody_asks_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_asks_without_a_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(ROLL_FOLDER, raising=False)
+    monkeypatch.chdir(tmp_path)
     sign_in(0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_launcher_that_cannot_be_told_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
