@@ -1,7 +1,8 @@
 """A row and the slots where its neighbours' rows arrive: what is done before short messages and after them.
 
 For rows of a few kilobytes in the host's memory, whatever device they were made on: beside those a call from
-Python takes longer than its arithmetic, so that all that can be said before is said once.
+Python takes longer than its arithmetic, so that all that can be said before is said once. A segment of a long
+row with one source is mixed by it too, in one pass.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Mixer(Protocol):
 
     Every rank must make the same calls, in the same order, with the same matrices. Nothing but messages
     between the ranks of neighbours travels: there is no collective inside a call, but for the first one of
-    encoded rows. A row that is not finite
-    reaches nobody: its neighbours keep its weight themselves, and it stays as it was.
+    encoded rows. A row that is not finite reaches nobody: its neighbours keep its weight themselves, and it
+    stays as it was.
     """
 
     @property
