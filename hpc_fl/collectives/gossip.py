@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hpc_fl.collectives.agreement import RECORD_BYTES, agree
+from hpc_fl.collectives.allgather import allgather_bytes_sent
 from hpc_fl.collectives.lane import Lane, Running
 from hpc_fl.collectives.mixer import NodeStates, Placement
 from hpc_fl.collectives.routes import Itinerary, Routes
@@ -21,9 +23,10 @@ from hpc_fl.topology import MixingMatrix
 class Gossip(ABC):
     """A :class:`hpc_fl.collectives.mixer.Mixer` on a duplicate of ``transport``. Making one is collective.
 
-    The ledger counts what a call sends: rows or payloads as "gossip", what is around payloads as "headers".
-    Raises :class:`TransportError` for a placement that is none, for a matrix of other nodes, and for rows
-    that are not contiguous (B, n) of a dtype that the mixer takes.
+    The ledger counts what a call sends: rows or payloads as "gossip", what is around payloads as "headers",
+    and so the agreement that the first call of most mixers begins with (16 bytes from each rank to each
+    other one). Raises :class:`TransportError` for a placement that is none, for a matrix of other nodes, and
+    for rows that are not contiguous (B, n) of a dtype that the mixer takes.
     """
 
     name: ClassVar[str]
@@ -34,6 +37,7 @@ class Gossip(ABC):
         self._transport, self._ledger = transport.dup(), ledger
         self._nodes = tuple(placement[transport.rank])
         self._lane = Lane(f"{self.name} gossip")
+        self._agreed = False
 
     def mix(self, rows: Tensor, matrix: MixingMatrix, round_: int) -> tuple[int, ...]:
         """See :class:`hpc_fl.collectives.mixer.Mixer`. Every rank must call it."""
@@ -66,6 +70,16 @@ class Gossip(ABC):
     @abstractmethod
     def _mix(self, rows: Tensor, routes: Routes, round_: int) -> tuple[int, ...]:
         """Overwrites the rows by the mixed ones; the nodes left out."""
+
+    def _agree_once(self, facts: Mapping[str, object]) -> None:
+        """Raises :class:`TransportError` on every rank where ranks come to their first call with other facts:
+        what MPI does with a message that is longer than the room for it, it does not say.
+        """
+        if self._agreed:
+            return
+        agree(self._transport, {"collective": f"{self.name} gossip", **facts}, 0.0)
+        self._ledger.add("headers", allgather_bytes_sent(RECORD_BYTES, self._transport.size))
+        self._agreed = True
 
     def _unsound(self, sound: list[bool]) -> tuple[int, ...]:
         """The nodes hosted here whose rows are not."""

@@ -26,7 +26,8 @@ class DenseMixer(Gossip):
     """4n bytes for each row and each other rank that hosts a taker of it; see :class:`Gossip`.
 
     Rows of float32 or float64. ``segment``, and the memory held: see :class:`Columns`. Rows on a GPU travel
-    by way of the host.
+    by way of the host. Raises :class:`TransportError` on every rank where the lengths or the dtypes of rows
+    differ in the first call, naming them and the ranks.
     """
 
     name: ClassVar[str] = "dense"
@@ -56,6 +57,7 @@ class DenseMixer(Gossip):
             left_out = self._mix(host, routes, round_)
             rows.copy_(host)
             return left_out
+        self._agree_once({"dtype": rows.dtype, "elements of a row": rows.shape[1]})
         array = rows.detach().numpy()
         sound = [all_finite(row) for row in array]
         outgoing = [row if good else None for row, good in zip(array, sound, strict=True)]

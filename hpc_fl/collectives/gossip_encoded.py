@@ -9,9 +9,7 @@ from typing import Final
 
 from torch import Tensor
 
-from hpc_fl.collectives.agreement import RECORD_BYTES, agree
 from hpc_fl.collectives.algorithm import kept_if_it_fails, settle
-from hpc_fl.collectives.allgather import allgather_bytes_sent
 from hpc_fl.collectives.gossip import Gossip
 from hpc_fl.collectives.messages import Arrival, progress, send_gossip, sent_by
 from hpc_fl.collectives.mixer import Placement
@@ -35,8 +33,7 @@ class EncodedGossip(Gossip):
     """A mixer of what rows decode to; see :class:`Gossip`.
 
     ``codec.nbytes(n)`` bytes, or less, for each row and each other rank that hosts a taker of it. Holds a few
-    received payloads at a time, whatever the number of sources, and those of the rows hosted here. The first
-    call begins with an agreement (collective, 16 bytes from each rank to each other one).
+    received payloads at a time, whatever the number of sources, and those of the rows hosted here.
 
     Raises :class:`CodecError` for a codec or rows that cannot be encoded; on every rank
     :class:`TransportError` where codecs or lengths of rows differ in the first call, naming them and the
@@ -45,7 +42,7 @@ class EncodedGossip(Gossip):
 
     def __init__(self, transport: Transport, ledger: Ledger, placement: Placement, codec: Base) -> None:
         super().__init__(transport, ledger, placement)
-        self._codec, self._agreed = codec, False
+        self._codec = codec
 
     @property
     def codec(self) -> Base:
@@ -55,7 +52,8 @@ class EncodedGossip(Gossip):
         ranks = {sent.row: sent.ranks for sent in routes.sent}
         sends: list[Request] = []
         own: list[Payload | None] = []
-        self._agree_once(rows.shape[1])
+        # No payload is then longer than the room for it.
+        self._agree_once({"codec": self._codec, "elements of a row": rows.shape[1]})
         self._begin(rows, routes)
         with kept_if_it_fails(sends):
             arrivals = Arrivals(self._transport, self._codec, routes, rows)
@@ -68,15 +66,6 @@ class EncodedGossip(Gossip):
                 self._apply(rows, routes, own, arrivals)
             settle(*sends)
         return self._unsound([payload is not None for payload in own])
-
-    def _agree_once(self, n: int) -> None:
-        """So that no payload is longer than the room for it: what MPI does with the rest, it does not say."""
-        if self._agreed:
-            return
-        facts = {"collective": f"{self.name} gossip", "codec": self._codec, "elements of a row": n}
-        agree(self._transport, facts, 0.0)
-        self._ledger.add("headers", allgather_bytes_sent(RECORD_BYTES, self._transport.size))
-        self._agreed = True
 
     def _payload(self, node: int, x: Tensor, round_: int) -> Payload | None:
         try:

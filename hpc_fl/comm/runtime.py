@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hpc_fl.comm import open_mpi
 from hpc_fl.comm.cores import available_cores
 from hpc_fl.comm.guard import guard
 from hpc_fl.comm.rollcall import sign_in
@@ -69,8 +70,6 @@ HEARS_OF_DEATHS: Final = frozenset(("mpi",))
 there mpirun, which names the rank, is better left to end the job.
 """
 
-_INFINIBAND: Final = Path("/sys/class/infiniband")
-
 
 def check_installed(transport: str) -> None:
     """Raise ConfigError where `transport` needs a package that is not installed; imports nothing."""
@@ -95,9 +94,7 @@ def start(
         from hpc_fl.comm.inprocess import solo
 
         return solo()
-    if not _INFINIBAND.exists():
-        # Open MPI 5.0.11 else prints an error on every rank when the first window is made.
-        os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+    open_mpi.prepare()
     from mpi4py import MPI
 
     if launch is not None:

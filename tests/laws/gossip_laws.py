@@ -167,7 +167,7 @@ def law_the_ledger_has_what_was_sent(transport: Transport, case: Case, placement
             counting.sent = 0
             mixer.mix(hosted(transport, placement, everyones(n, nodes)), matrix, call)
             sent = ledger.take()
-            agreed = 16 * (transport.size - 1) if case.codec and call == 0 else 0
+            agreed = 16 * (transport.size - 1) if call == 0 else 0
             assert sent.get("gossip", 0) + sent.get("headers", 0) == counting.sent + agreed
             nbytes = 4 * n if case.codec is None else case.codec.nbytes(n)
             formula = gossip_bytes(matrix, placement, transport.rank, nbytes)
@@ -292,11 +292,9 @@ def law_a_changed_message_names_its_sender(transport: Transport, case: Case, pla
         mixer.mix(mine, matrix, 0)
 
 
-def law_encoded_rows_of_other_lengths_are_refused(
-    transport: Transport, case: Case, placement: Placement
-) -> None:
+def law_rows_of_other_lengths_are_refused(transport: Transport, case: Case, placement: Placement) -> None:
     """On every rank, before anything is sent."""
-    if case.codec is None or transport.size == 1:
+    if transport.size == 1:
         return
     ledger, counting, last = Ledger(), Counting(transport), transport.size - 1
     mixer = case.make(counting, ledger, placement)

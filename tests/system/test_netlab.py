@@ -42,6 +42,25 @@ segments = len([name for name in os.listdir("/dev/shm") if name.startswith("sm_s
 row = [world.rank, here, gethostbyname(here), links, near.size, segments, total, env]
 print(json.dumps(row), flush=True)
 """
+EAGER = """
+import sys, time
+import numpy as np
+from hpc_fl.comm import runtime
+runtime.start()
+from mpi4py import MPI
+from hpc_fl.collectives.columns import SEGMENT
+world, segment, word = MPI.COMM_WORLD, np.zeros(SEGMENT, np.uint8), np.zeros(1, np.uint8)
+if world.rank == 0:
+    request, end = world.Isend(segment, 1, tag=1), time.monotonic() + float(sys.argv[1])
+    while not (gone := request.Test()) and time.monotonic() < end:
+        pass
+    print("gone" if gone else "waits")
+    world.Send(word, 1, tag=2)
+    request.Wait()
+elif world.rank == 1:
+    world.Recv(word, 0, tag=2)
+    world.Recv(segment, 0, tag=1)
+"""
 GLOO = """
 import os, torch, torch.distributed as dist
 rank, size = int(os.environ["OMPI_COMM_WORLD_RANK"]), int(os.environ["OMPI_COMM_WORLD_SIZE"])
@@ -145,6 +164,17 @@ def test_the_interfaces_count_what_is_sent_and_the_rate_is_kept(shared: NetLab) 
     assert shared.bits_per_second == 200e6
     # A burst of 1 ms, and the ranks leave the barrier one after the other.
     assert min(seconds) > 0.9 * size * 8 / 200e6
+
+
+@pytest.mark.parametrize(("limit", "found"), [(None, "gone"), (65536, "waits")], ids=["ours", "the user's"])
+def test_a_segment_leaves_without_asking_the_receiver(
+    shared: NetLab, limit: int | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the user has told Open MPI another limit; see hpc_fl/comm/open_mpi.py."""
+    if limit is not None:
+        monkeypatch.setenv("OMPI_MCA_btl_tcp_eager_limit", str(limit))
+    patience = 20 if limit is None else 1  # at 200 Mbit/s it takes 10 ms
+    assert run(shared, EAGER, patience) == [found]
 
 
 def test_gloo_runs(shared: NetLab) -> None:
