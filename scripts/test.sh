@@ -12,10 +12,20 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 bash "$root/scripts/setup.sh" dev
 cd -- "$root"
 
-# For the virtual cluster; its tests say so themselves where it cannot be had.
-if ! { command -v ip && command -v tc; } >/dev/null; then
-    { ((EUID == 0)) && apt-get -qq update && apt-get -qq install -y --no-install-recommends iproute2; } >/dev/null ||
-        printf 'test: no iproute2, and apt-get cannot install it here: no virtual cluster\n' >&2
+# For the virtual cluster and for a Slurm of the tests' own; the tests say so themselves where one cannot be had.
+packages=()
+need_program() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || packages+=("$2")
+}
+need_program tc iproute2
+need_program munged munge
+need_program slurmctld slurmctld
+need_program slurmd slurmd
+need_program sbatch slurm-client
+if ((${#packages[@]})); then
+    { ((EUID == 0)) && apt-get -qq update &&
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}"; } >/dev/null ||
+        printf 'test: no %s, and apt-get cannot install it here: its tests cannot run\n' "${packages[@]}" >&2
 fi
 
 failed=()
