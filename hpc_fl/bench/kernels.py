@@ -19,6 +19,7 @@ from hpc_fl.bench.kernel_cases import (
     Operation,
     Update,
     gpu_operations,
+    in_place,
     measured,
     measured_peer,
     operations,
@@ -59,8 +60,9 @@ def _on_cpu(machine: Machine, n: int, times: int, peers: bool) -> list[Record]:
     for kind in ("gaussian", "heavy"):
         update = Update(machine, kind, n)
         found = operations(update)
-        beside = _beside_stream(update, found, times)
-        for operation, seconds in zip(found, beside.seconds, strict=True):
+        alone = in_place(update)
+        beside = _beside_stream(update, [*found, alone], times)
+        for operation, seconds in zip([*found, alone], beside.seconds, strict=True):
             record = Record.of(
                 f"{operation.name}, {kind}", seconds, beside.name, beside.base, operation.stream_bar
             )
@@ -155,17 +157,20 @@ def _small(machine: Machine) -> list[Record]:
 
 
 def _scaling(machine: Machine, n: int, times: int) -> list[Record]:
-    """Two threads beside one; nothing on a single core."""
+    """Two threads beside one, of all kernels in turn and of an addition alone: two cores of a virtual machine
+    share a memory, and now and then a core. Nothing on a single core.
+    """
     if len(os.sched_getaffinity(0)) < 2:
         return []
     update = Update(machine, "gaussian", n)
-    threads = torch.get_num_threads()
-    records = []
-    for operation in operations(update):
-        two, one = _medians([_on_threads(measured(operation, update), count) for count in (2, 1)], times)
-        record = Record.of(f"{operation.name}, scaling", two, "one thread", one, _SCALING_BAR)
-        records.append(replace(record, n=n, threads=2))
+    threads, found = torch.get_num_threads(), [*operations(update), in_place(update)]
+    seconds = _medians([_on_threads(measured(o, update), count) for o in found for count in (2, 1)], times)
     torch.set_num_threads(threads)
+    records = []
+    for operation, two, one in zip(found, seconds[::2], seconds[1::2], strict=True):
+        bar = None if operation.stream_bar is None else _SCALING_BAR
+        record = Record.of(f"{operation.name}, scaling", two, "one thread", one, bar)
+        records.append(replace(record, n=n, threads=2))
     return records
 
 

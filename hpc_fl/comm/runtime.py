@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hpc_fl.comm import open_mpi
+from hpc_fl.comm import defaults
 from hpc_fl.comm.cores import available_cores
 from hpc_fl.comm.guard import guard
 from hpc_fl.comm.rollcall import sign_in
@@ -90,11 +90,11 @@ def start(
     and when the launcher started more ranks than MPI sees: then they do not understand each other.
     """
     launch = launched()
+    defaults.prepare()
     if comm is None and launch is None:
         from hpc_fl.comm.inprocess import solo
 
         return solo()
-    open_mpi.prepare()
     from mpi4py import MPI
 
     if launch is not None:

@@ -170,7 +170,7 @@ def test_the_interfaces_count_what_is_sent_and_the_rate_is_kept(shared: NetLab) 
 def test_a_segment_leaves_without_asking_the_receiver(
     shared: NetLab, limit: int | None, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless the user has told Open MPI another limit; see hpc_fl/comm/open_mpi.py."""
+    """Unless the user has told Open MPI another limit; see hpc_fl/comm/defaults.py."""
     if limit is not None:
         monkeypatch.setenv("OMPI_MCA_btl_tcp_eager_limit", str(limit))
     patience = 20 if limit is None else 1  # at 200 Mbit/s it takes 10 ms

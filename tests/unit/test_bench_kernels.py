@@ -29,7 +29,8 @@ runpy.run_module("hpc_fl.bench", run_name="__main__")
 def test_every_operation_is_measured_beside_its_yardsticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     records = kernels.run({"n": "5000", "times": "1"})
-    assert all(r.seconds > 0 and r.yardstick_seconds > 0 and r.bar is not None for r in records)
+    assert all(r.seconds > 0 and r.yardstick_seconds > 0 for r in records)
+    assert {r.case.split(",")[0] for r in records if r.bar is None} == {"torch.add in place"}
     assert all(r.holds == (r.ratio <= r.bar) for r in records if r.bar is not None)
     beside = {yardstick: [r.case for r in records if r.yardstick == yardstick] for yardstick in YARDSTICKS}
     assert {name: len(cases) for name, cases in beside.items()} == YARDSTICKS
@@ -41,12 +42,12 @@ def test_every_operation_is_measured_beside_its_yardsticks(monkeypatch: pytest.M
 
 
 YARDSTICKS = {
-    "torch.add": 10,
+    "torch.add": 12,
     "torch topk path": 4,
     "torch + packbits path": 2,
     "gaussian": 4,
     "allowed": 5,
-    "one thread": 5,
+    "one thread": 6,
 }
 
 
