@@ -64,11 +64,12 @@ uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t 
     I top{};
     uint32_t rest_top = 0;
     int64_t i = 0;
+    // No branch on whether it is cleared, which cannot be foretold.
     const auto emit = [&](int64_t at, float value) {
-        if (append(found, first + at, value) && key_of(value) >= upper) {
-            ++*taken;
-            if (has_c) c[at] = 0;
-        }
+        if (!append(found, first + at, value)) return;
+        const bool clear = key_of(value) >= upper;
+        *taken += clear;
+        if (has_c) c[at] = clear ? 0 : value;
     };
     for (; i + SPAN <= n; i += SPAN) {
         uint64_t hits = 0;

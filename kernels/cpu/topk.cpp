@@ -1,10 +1,11 @@
 // Exact selection of the k largest magnitudes, usually in one pass.
 //
 //   guess   two magnitudes, lower < upper, between which the k-th largest surely lies: around that of the
-//           last call (hint), or around a quantile of a sample
-//   pass    c = g + e; collect what is at least `lower`; what is at least `upper` is surely taken: set it to 0
-//           while it is in the cache
-//   choose  the k-th largest magnitude among those collected; take what is above, and ties by lower index
+//           last call (hint), or around a quantile of a sample; and the likeliest, middle
+//   pass    c = g + e; collect what is at least `lower`; what is at least `middle` is probably taken: set it to
+//           0 while it is in the cache
+//   choose  the k-th largest magnitude among those collected; take what is above, and ties by lower index; in c
+//           mend the few between that and `middle`
 //
 // The counts prove the guess right or wrong. A wrong one is undone and followed by the next: hint, then sample.
 // What misleads a sample is ties: more elements of one magnitude than there is room for. It then is one of the
@@ -14,6 +15,7 @@
 #include <atomic>
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -32,7 +34,7 @@ struct Source {
 };
 
 struct Guess {
-    uint32_t lower, upper;
+    uint32_t lower, middle, upper;
 };
 
 class TopK {
@@ -51,8 +53,8 @@ class TopK {
             if (!hinted) guess = sampled();  // only where it is wanted: its jumps through memory take time
             if (guess.upper == 0) continue;
             if (!collect(guess)) return NOT_FINITE;
-            if (k_ >= taken_ && k_ <= total() && !full_) {
-                *threshold = choose(guess);
+            if (const int64_t sure = collected_from(guess.upper); sure <= k_ && k_ <= total() && !full_) {
+                *threshold = choose(guess, k_ - sure);
                 return OK;
             }
             undo(guess);
@@ -65,15 +67,15 @@ class TopK {
   private:
     // Magnitudes drift from call to call, those of few elements more.
     Guess around(uint32_t hint) const {
-        if (hint == 0 || hint >= INFINITE) return {0, 0};
+        if (hint == 0 || hint >= INFINITE) return {0, 0, 0};
         const float drift = 0.05f + 1 / std::sqrt(static_cast<float>(k_));
-        if (drift >= 1) return {0, 0};
-        return {key_of(magnitude_of(hint) * (1 - drift)), key_of(magnitude_of(hint) * (1 + drift)) + 1};
+        if (drift >= 1) return {0, 0, 0};
+        return {key_of(magnitude_of(hint) * (1 - drift)), hint, key_of(magnitude_of(hint) * (1 + drift)) + 1};
     }
 
     // Quantiles of a stratified sample, four standard deviations below and above k / n.
     Guess sampled() const {
-        if (n_ <= 256) return {0, MAGNITUDE};  // all of them are quickly looked at
+        if (n_ <= 256) return {0, MAGNITUDE, MAGNITUDE};  // all of them are quickly looked at
         const int64_t size = std::min(n_, std::clamp<int64_t>(n_ / 16, 64, 32768));
         std::vector<uint32_t> keys(size);
         for_parts(threads_, [&](int32_t part) {
@@ -85,17 +87,17 @@ class TopK {
         });
         const double rank = static_cast<double>(k_) * size / n_;
         const int64_t slack = size == n_ ? 1 : static_cast<int64_t>(4 * std::sqrt(rank)) + 4;
-        const int64_t low = static_cast<int64_t>(rank) + slack, high = static_cast<int64_t>(rank) - slack;
-        const auto quantile = [&](int64_t place) {
-            std::nth_element(keys.begin(), keys.begin() + place, keys.end(), std::greater<uint32_t>());
-            return keys[place];
+        const int64_t place = static_cast<int64_t>(rank), low = place + slack, high = place - slack;
+        const auto quantile = [&](int64_t at) {
+            std::nth_element(keys.begin(), keys.begin() + at, keys.end(), std::greater<uint32_t>());
+            return keys[at];
         };
-        return {low < size ? quantile(low) : 0, high >= 0 ? quantile(high) + 1 : MAGNITUDE};
+        return {low < size ? quantile(low) : 0, quantile(std::min(place, size - 1)),
+                high >= 0 ? quantile(high) + 1 : MAGNITUDE};
     }
 
     // The pass. False when something is not finite.
     bool collect(const Guess& guess) {
-        std::vector<int64_t> taken(threads_, 0);
         std::vector<uint32_t> top(threads_, 0);
         std::atomic<bool> full{false};
         for_parts(threads_, [&](int32_t part) {
@@ -108,17 +110,15 @@ class TopK {
                        [&](int64_t i, int64_t length) {
                            highest = std::max(
                                highest, blocks_.select(source_.g + i, source_.e_from(i), c_ ? c_ + i : nullptr,
-                                                       length, i, lower, guess.upper, &found, &cleared));
+                                                       length, i, lower, guess.middle, &found, &cleared));
                            if (found.count < found.room || lower == MAGNITUDE) return;
                            full = true;
                            lower = MAGNITUDE;  // the rest is only written
                        });
             found_[part] = found;
-            taken[part] = cleared;
             top[part] = highest;
         });
         full_ = full && n_ > 0;
-        taken_ = std::accumulate(taken.begin(), taken.end(), int64_t{0});
         if (c_) source_ = {c_, nullptr};
         return *std::max_element(top.begin(), top.end()) < INFINITE;
     }
@@ -129,30 +129,24 @@ class TopK {
         return count;
     }
 
+    // How many of those collected have at least this magnitude.
+    int64_t collected_from(uint32_t bar) const {
+        int64_t count = 0;
+        for (const Found& found : found_)
+            for (int64_t j = 0; j < found.count; ++j) count += key_of(found.values[j]) >= bar;
+        return count;
+    }
+
     void undo(const Guess& guess) {
         if (!c_) return;
         for (const Found& found : found_)
             for (int64_t j = 0; j < found.count; ++j)
-                if (key_of(found.values[j]) >= guess.upper) c_[found.indices[j]] = found.values[j];
+                if (key_of(found.values[j]) >= guess.middle) c_[found.indices[j]] = found.values[j];
     }
 
-    // The k largest of those collected, in their order.
-    uint32_t choose(const Guess& guess) {
-        std::vector<std::vector<uint32_t>> bands(threads_);
-        for_parts(threads_, [&](int32_t part) {
-            const Found& found = found_[part];
-            bands[part].reserve(found.count);
-            for (int64_t j = 0; j < found.count; ++j)
-                if (key_of(found.values[j]) < guess.upper) bands[part].push_back(key_of(found.values[j]));
-        });
-        std::vector<uint32_t>& band = bands[0];
-        for (int32_t part = 1; part < threads_; ++part) band.insert(band.end(), bands[part].begin(), bands[part].end());
-        const int64_t wanted = k_ - taken_;
-        uint32_t bar = guess.upper - 1;  // all that are surely taken are just enough
-        if (wanted > 0) {
-            std::nth_element(band.begin(), band.begin() + (wanted - 1), band.end(), std::greater<uint32_t>());
-            bar = band[wanted - 1];
-        }
+    // The k largest of those collected, in their order: all from guess.upper on, and so many `wanted` below.
+    uint32_t choose(const Guess& guess, int64_t wanted) {
+        const uint32_t bar = wanted > 0 ? kth_in(band_below(guess.upper), wanted, guess) : guess.upper - 1;
         std::vector<int64_t> above(threads_, 0), equal(threads_, 0);
         for_parts(threads_, [&](int32_t part) {
             const Found& found = found_[part];
@@ -167,9 +161,48 @@ class TopK {
         emit(bar, above, equal, [&](int32_t part, const int64_t*, const auto& take) {
             const Found& found = found_[part];
             for (int64_t j = 0; j < found.count; ++j)
-                take(found.indices[j], found.values[j], c_ && key_of(found.values[j]) < guess.upper);
+                take(found.indices[j], found.values[j], key_of(found.values[j]) >= guess.middle);
         });
-        return smallest();
+        return wanted > 0 ? bar : smallest();
+    }
+
+    // The magnitudes collected that are not surely taken.
+    std::vector<uint32_t> band_below(uint32_t upper) const {
+        std::vector<std::vector<uint32_t>> bands(threads_);
+        for_parts(threads_, [&](int32_t part) {
+            const Found& found = found_[part];
+            std::vector<uint32_t>& band = bands[part];
+            band.resize(found.count + 1);
+            int64_t count = 0;
+            for (int64_t j = 0; j < found.count; ++j) {
+                band[count] = key_of(found.values[j]);
+                count += band[count] < upper;  // no branch: which they are cannot be foretold
+            }
+            band.resize(count);
+        });
+        for (int32_t part = 1; part < threads_; ++part)
+            bands[0].insert(bands[0].end(), bands[part].begin(), bands[part].end());
+        return std::move(bands[0]);
+    }
+
+    // The k-th largest of `band`, all of which lie in the guess: first by a histogram of its width.
+    static uint32_t kth_in(std::vector<uint32_t> band, int64_t k, const Guess& guess) {
+        constexpr int BITS = 11;
+        const int width = 32 - __builtin_clz(guess.upper - guess.lower), shift = std::max(0, width - BITS);
+        if (band.size() > (size_t{1} << BITS)) {
+            std::vector<int64_t> counts(size_t{1} << BITS, 0);
+            for (const uint32_t key : band) ++counts[(key - guess.lower) >> shift];
+            uint32_t bin = (1u << BITS) - 1;
+            for (; k > counts[bin]; --bin) k -= counts[bin];
+            size_t kept = 0;
+            for (const uint32_t key : band) {
+                band[kept] = key;
+                kept += (key - guess.lower) >> shift == bin;
+            }
+            band.resize(kept);
+        }
+        std::nth_element(band.begin(), band.begin() + (k - 1), band.end(), std::greater<uint32_t>());
+        return band[k - 1];
     }
 
     // Takes what is above `bar` and the first of its ties, if these are the k largest.
@@ -237,11 +270,12 @@ class TopK {
                        int64_t none = 0;
                        blocks_.select(source_.g + i, source_.e_from(i), nullptr, length, i, bar + (*ties <= 0),
                                       INFINITE, &found, &none);
-                       for (int64_t j = 0; j < found.count; ++j) take(at[j], value[j], c_ != nullptr);
+                       for (int64_t j = 0; j < found.count; ++j) take(at[j], value[j], false);
                    });
     }
 
-    // Writes what is above the bar and the first of its ties, each part at its own place.
+    // Writes what is above the bar and the first of its ties, each part at its own place; c has then 0 for
+    // these, and for no others.
     template <typename Each>
     void emit(uint32_t bar, const std::vector<int64_t>& above, const std::vector<int64_t>& equal,
               const Each& each) {
@@ -256,12 +290,17 @@ class TopK {
         }
         for_parts(threads_, [&](int32_t part) {
             int64_t to = place[part], ties_left = ties[part];
-            each(part, &ties_left, [&](int32_t index, float value, bool clear) {
+            const int64_t end = to + above[part] + ties_left;
+            each(part, &ties_left, [&](int32_t index, float value, bool cleared) {
                 const uint32_t key = key_of(value);
-                if (key < bar || (key == bar && ties_left-- <= 0)) return;
-                indices_[to] = index;
-                values_[to++] = value;
-                if (clear) c_[index] = 0;
+                const bool taken = key > bar || (key == bar && ties_left-- > 0);
+                if (to < end) {
+                    // No branch on what cannot be foretold: what is not taken is written over by the next.
+                    indices_[to] = index;
+                    values_[to] = value;
+                    to += taken;
+                }
+                if (c_ && taken != cleared) c_[index] = taken ? 0 : value;
             });
         });
     }
@@ -281,7 +320,6 @@ class TopK {
     int32_t* const indices_;
     float* const values_;
     std::vector<Found> found_;
-    int64_t taken_ = 0;
     bool full_ = false;
 };
 
