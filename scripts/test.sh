@@ -45,7 +45,7 @@ fi
 code=0
 if (($# == 0)); then
     printf '== pytest tests/unit tests/parallel tests/simt\n'
-    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile tests/unit tests/parallel tests/simt || code=$?
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --durations=8 tests/unit tests/parallel tests/simt || code=$?
     set -- tests/system
 fi
 # Built once for all checkouts, in minutes. Its tests are skipped without it, or fail with HPC_FL_REQUIRE=all.
@@ -55,7 +55,7 @@ case " $* " in
     ;;
 esac
 printf '== pytest %s\n' "$*"
-.venv/bin/python -m pytest "$@" || code=$?
+.venv/bin/python -m pytest --durations=8 "$@" || code=$?
 if ((code == 0 && ${#failed[@]})); then
     code=1
 fi
