@@ -22,6 +22,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hpc-fl {version('hpc_fl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -141,7 +159,7 @@ def config(settings: Settings = None) -> None:
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="kernels, collectives, round, accuracy, convergence, startup or memory"),
+        typer.Argument(help="kernels, collectives, gossip, round, accuracy, convergence, startup or memory"),
     ],
     settings: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ _FREE: Final = frozenset(
     ("rounds", "evaluate", "checkpoint", "telemetry", "comm", "device", "trace", "runs", "name")
 )
 """Keys that a resumed run may change; the others decide what is computed."""
+
+GIVEN: Final = "given"
+"""Where versions.json names the objects that a run was given from Python."""
 
 _NAME: Final = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
 """What :func:`new_folder` puts behind the name of a run."""
@@ -64,6 +68,18 @@ class RunFolder:
         """The trace of one rank, or of all."""
         return self.path / ("trace.json" if rank is None else f"trace-{rank:04d}.json")
 
+    @property
+    def versions(self) -> Path:
+        """What the run depends on besides its configuration."""
+        return self.path / "versions.json"
+
+    def given(self) -> tuple[str, ...]:
+        """Which objects ("model", "data") the run was given from Python, in place of its configuration's."""
+        try:
+            return tuple(json.loads(self.versions.read_text()).get(GIVEN, ()))
+        except (OSError, ValueError):
+            return ()
+
     def create(self, config: Config, facts: dict[str, Any]) -> None:
         """Makes the folder and writes the configuration and the versions; one rank calls it. Raises
         :class:`HpcFlError`.
@@ -79,11 +95,10 @@ class RunFolder:
 
     def _note_versions(self, now: dict[str, Any]) -> None:
         """The versions of the first session, and under "resumed" those of later ones."""
-        path = self.path / "versions.json"
-        if path.exists():
-            first = json.loads(path.read_text())
+        if self.versions.exists():
+            first = json.loads(self.versions.read_text())
             now = first | {"resumed": [*first.get("resumed", []), now]}
-        path.write_text(json.dumps(now, indent=2) + "\n")
+        self.versions.write_text(json.dumps(now, indent=2) + "\n")
 
 
 def new_folder(config: Config) -> RunFolder:
@@ -107,11 +122,17 @@ def newest_folder(runs: Path, name: str | None = None) -> RunFolder | None:
     return RunFolder(max(found, key=lambda p: (p.stat().st_mtime, p.name))) if found else None
 
 
-def continued(folder: RunFolder, config: Config) -> Config:
+def continued(folder: RunFolder, config: Config, given: Sequence[str] = ()) -> Config:
     """``config`` for going on with the run in ``folder``: an automatic choice stays what it was, to the bit.
 
-    Raises :class:`ConfigError` where ``config`` would compute something else than that run.
+    ``given``: see :meth:`RunFolder.given`, now. Raises :class:`ConfigError` where ``config`` or the objects
+    would compute something else than that run.
     """
+    if (had := folder.given()) != tuple(given):
+        raise ConfigError(
+            f"--resume: the run in {folder.path} was given {_named(had)} from Python, now {_named(given)}; "
+            "go on with it as it began: hpc_fl.train(..., run_dir=..., resume=True) with the same objects"
+        )
     kept = load_config(folder.config)
     if config.training.executor == "auto":
         training = config.training.model_copy(update={"executor": kept.training.executor})
@@ -126,3 +147,7 @@ def continued(folder: RunFolder, config: Config) -> Config:
                 "start a new run to change it"
             )
     return config
+
+
+def _named(given: Sequence[str]) -> str:
+    return " and ".join(f"its own {name}" for name in given) or "neither model nor data"

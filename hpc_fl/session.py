@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from hpc_fl.errors import ConfigError
 from hpc_fl.federation import Federation, Outcome, Plan
 from hpc_fl.metrics import RoundRecords
 from hpc_fl.resilience import CheckpointStore
-from hpc_fl.rundir import RunFolder, continued, new_folder, newest_folder
+from hpc_fl.rundir import GIVEN, RunFolder, continued, new_folder, newest_folder
 from hpc_fl.telemetry.events import Notice, RunFinished, RunStarted
 from hpc_fl.telemetry.jsonl import JsonlSink
 from hpc_fl.telemetry.ledger import Ledger
@@ -112,7 +112,9 @@ class Session:
         run_dir: Path | str | None = None,
         resume: bool = False,
     ) -> None:
-        self._folder, config = _agree_on_folder(config, transport, run_dir, resume)
+        objects = {"model": model, "data": dataset}
+        self._given = tuple(name for name, one in objects.items() if one is not None)
+        self._folder, config = _agree_on_folder(config, transport, run_dir, resume, self._given)
         self._config, self._transport = config, transport
         device = build.pick_device(config.device, transport.local_rank)
         dataset = dataset() if callable(dataset) else dataset
@@ -181,6 +183,7 @@ class Session:
             "transport": self._transport.name,
             "ranks": self._transport.size,
             "threads": torch.get_num_threads(),
+            GIVEN: list(self._given),
         }
         folder.create(config.model_copy(update={"training": training}), facts)
         if self.schedule is not None:
@@ -245,7 +248,7 @@ class Session:
             **({} if self.schedule is None else {"topology": _described(self.schedule)}),
             "data": f"{self.parties.dataset.name}, {sizes.min()} to {sizes.max()} samples a party",
             "partition": config.partition.name,
-            "model": config.model.name,
+            "model": type(self._model.module).__name__ if "model" in self._given else config.model.name,
             "strategy": config.strategy.name,
             "codec": config.exchange.codec.name + (f" ({self._why_codec})" if self._why_codec else ""),
             "executor": f"{self.executor_choice.name} ({self.executor_choice.reason})",
@@ -293,18 +296,20 @@ def _wanted(asked: bool | None, package: str) -> bool:
 
 
 def _agree_on_folder(
-    config: Config, transport: Transport, run_dir: Path | str | None, resume: bool
+    config: Config, transport: Transport, run_dir: Path | str | None, resume: bool, given: Sequence[str]
 ) -> tuple[RunFolder, Config]:
     """Rank 0's choice of folder, and the configuration to run there, on every rank."""
     answer = None
     if transport.rank == 0:
-        folder, config = _choose_folder(config, run_dir, resume)
+        folder, config = _choose_folder(config, run_dir, resume, given)
         answer = json.dumps([str(folder.path.absolute()), config.model_dump(mode="json")]).encode()
     path, tree = json.loads(broadcast_bytes(transport, answer))
     return RunFolder(Path(path)), make_config(tree)
 
 
-def _choose_folder(config: Config, run_dir: Path | str | None, resume: bool) -> tuple[RunFolder, Config]:
+def _choose_folder(
+    config: Config, run_dir: Path | str | None, resume: bool, given: Sequence[str]
+) -> tuple[RunFolder, Config]:
     folder = None if run_dir is None else RunFolder(Path(run_dir))
     if not resume:
         if folder is not None and folder.config.exists():
@@ -317,4 +322,4 @@ def _choose_folder(config: Config, run_dir: Path | str | None, resume: bool) -> 
         raise ConfigError(
             f"--resume: no run named {config.name!r} in {config.runs}; give its folder with --run-dir"
         )
-    return folder, continued(folder, config) if folder.config.exists() else config
+    return folder, continued(folder, config, given) if folder.config.exists() else config

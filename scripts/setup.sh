@@ -81,6 +81,9 @@ set_up() {
     # pyproject.toml has changed.
     pip_install "$(grep '^setuptools==' constraints.txt)"
     pip_install --no-build-isolation --editable ".[$extra]"
+    # A script beside the checkout would take the checkout's folder, hpc_fl, for the package itself, unless the
+    # real one is on the path as well: what setuptools adds for an editable package is only asked after that.
+    printf '%s\n' "$root" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hpc_fl_checkout.pth"
     compgen -G 'kernels/_cpu*.so' >/dev/null || printf 'setup: %s\n' \
         'the C++ kernels could not be compiled: compression will run on the slow reference. Is g++ installed?' >&2
     printf '%s\n%s\n' "$sum" "$extra" >"$stamp"

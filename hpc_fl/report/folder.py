@@ -75,10 +75,10 @@ class RunFolder:
 
     @property
     def state(self) -> str:
-        """Why the run ended, or "in progress" when its last session has not ended."""
+        """Why the run ended; else, as a run that is killed cannot say so, that no end is known."""
         sessions = [event for event in self.events if event.get("event") in ("RunStarted", "RunFinished")]
         if not sessions or sessions[-1]["event"] == "RunStarted":
-            return "in progress"
+            return "in progress, or killed"
         return str(sessions[-1]["reason"])
 
 

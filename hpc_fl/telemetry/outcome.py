@@ -21,7 +21,7 @@ def outcome_rows(finished: RunFinished, started: RunStarted | None, totals: Tota
         ("train loss", _with_best(totals.train_loss, None)),
         ("accuracy of own models", _with_best(totals.model_accuracy, None)),
         ("consensus distance", _with_best(totals.consensus_distance, None, ".3g")),
-        *_traffic_rows(totals),
+        *_traffic_rows(totals, "in all" if _begun(started) == 1 else "since the run was resumed"),
         *_time_rows(totals),
         ("left out", f"{totals.left_out:,} updates" if totals.left_out else "none"),
         *((key.replace("_", " "), _text(value)) for key, value in finished.summary.items()),
@@ -37,7 +37,7 @@ def outcome_table(finished: RunFinished, started: RunStarted | None, totals: Tot
     from rich.text import Text
 
     name = "" if started is None else f"{started.name}: "
-    title = f"{name}{finished.reason}, {finished.rounds_done:,} rounds in {format_seconds(finished.seconds)}"
+    title = f"{name}{finished.reason}, {_rounds(finished, started)} in {format_seconds(finished.seconds)}"
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False
     )
@@ -48,7 +48,21 @@ def outcome_table(finished: RunFinished, started: RunStarted | None, totals: Tot
     return table
 
 
-def _traffic_rows(totals: Totals) -> list[tuple[str, str]]:
+def _begun(started: RunStarted | None) -> int:
+    """The first round of what the totals are of: later than 1 where the run was resumed."""
+    return 1 if started is None else started.first_round
+
+
+def _rounds(finished: RunFinished, started: RunStarted | None) -> str:
+    first, last = _begun(started), finished.rounds_done
+    if first > last:
+        return "no further round"
+    if first > 1:
+        return f"rounds {first:,} to {last:,}"
+    return f"{last:,} round{'' if last == 1 else 's'}"
+
+
+def _traffic_rows(totals: Totals, span: str) -> list[tuple[str, str]]:
     by_rank = totals.bytes_by_rank
     if not by_rank:
         return []
@@ -56,7 +70,7 @@ def _traffic_rows(totals: Totals) -> list[tuple[str, str]]:
     largest_first = sorted(kinds.items(), key=lambda item: -item[1])
     least, mean, most = min(by_rank), sum(by_rank) / len(by_rank), max(by_rank)
     return [
-        ("bytes sent", f"{format_bytes(totals.bytes_total)} in all"),
+        ("bytes sent", f"{format_bytes(totals.bytes_total)} {span}"),
         ("  by rank", f"{format_bytes(mean)} mean, {format_bytes(least)} to {format_bytes(most)}"),
         ("  by kind", ", ".join(f"{kind} {format_bytes(sent)}" for kind, sent in largest_first)),
     ]

@@ -71,7 +71,7 @@ class ProgressSink:
         self._view.line(
             f"run {event.name}: {_count(event.parties, 'party', 'parties')} on "
             f"{_count(event.world_size, 'rank')}, {event.parameters:,} parameters, "
-            f"rounds {event.first_round} to {event.rounds}{facts}"
+            f"{_rounds_ahead(event)}{facts}"
         )
 
     def _round_finished(self, event: RoundFinished) -> None:
@@ -121,7 +121,7 @@ class ProgressSink:
         self._view.line(f"round {event.round}: left out {noun} {ids}{tail}: {event.reason}")
 
     def _checkpoint(self, event: CheckpointWritten) -> None:
-        best = " (best so far)" if event.best else ""
+        best = " (the best checkpoint so far)" if event.best else ""
         self._view.line(
             f"round {event.round}: checkpoint {event.path}{best}, written in {format_seconds(event.seconds)}"
         )
@@ -144,3 +144,8 @@ def _quality(name: str, reading: Reading | None, current_round: int, digits: str
 
 def _count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _rounds_ahead(event: RunStarted) -> str:
+    left = event.rounds - event.first_round + 1
+    return f"rounds {event.first_round} to {event.rounds}" if left > 0 else "no round left"

@@ -104,7 +104,9 @@ def _measure(
     together = _agree(transport, batched.preparation + steps * batched.per_step)
     model.load(received)
     if not math.isfinite(together):
-        return Choice("loop", batched.problem or "the model cannot be batched on another rank")
+        # Without the advice behind the semicolon: it is what happens.
+        problem = batched.problem.partition(";")[0]
+        return Choice("loop", problem or "the model cannot be batched on another rank")
     name = "vmap" if together < _MARGIN * one_by_one else "loop"
     return Choice(name, f"local training would take {one_by_one:.3g} s by loop, {together:.3g} s by vmap")
 

@@ -147,7 +147,8 @@ def _check_batchable(model: FlatModel) -> None:
     for name, module in model.module.named_modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ModelError(
-                f"executor vmap cannot draw dropout masks per party ({name}); use executor loop or dropout 0"
+                f"executor vmap cannot draw the dropout masks of module {name!r} party by party; "
+                "use executor loop or dropout 0"
             )
 
 

@@ -108,7 +108,8 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(cluster: SlurmCluster, here
 
 
 def test_a_gentle_stop_leaves_a_checkpoint_and_no_requeue(cluster: SlurmCluster, here: Path) -> None:
-    job = template(cluster, here, *LONG)
+    job = template(cluster, here, *LONG, "--run-dir", "runs/elsewhere")
+    job.run = here / "runs" / "elsewhere"
     job.reach(1)
     cluster.call("scancel", "--signal=TERM", "--batch", job.number)
     assert job.ended() == ("FAILED", f"{EXIT_RESUME}:0"), job.output

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     done = hpc_fl("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("train", "doctor", "report", "data", "config", "bench"))
+
+
+def test_it_tells_its_version(tmp_path: Path) -> None:
+    done = hpc_fl("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"hpc-fl {version('hpc_fl')}\n")
 
 
 def test_starting_needs_no_torch() -> None:

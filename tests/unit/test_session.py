@@ -245,6 +245,30 @@ def test_going_on_with_other_data_is_refused(tmp_path: Path) -> None:
         run(solo(), tmp_path / "run", parties=5, resume=True)
 
 
+def test_going_on_without_the_objects_that_it_was_given_is_refused(tmp_path: Path) -> None:
+    """Their names in the configuration are others': it would train another model on other data."""
+    mine = config(parties=3, partition="shuffle", rounds=1)
+    hpc_fl.train(mine, dataset=own_data, run_dir=tmp_path / "data")
+    given: dict[str, Any] = {"model": own_model, "dataset": own_data}
+    hpc_fl.train(mine, **given, run_dir=tmp_path / "both")
+    hpc_fl.train(mine, run_dir=tmp_path / "none")
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("data", {}, "was given its own data from Python, now neither"),
+        (
+            "both",
+            {"dataset": own_data},
+            "was given its own model and its own data from Python, now its own data",
+        ),
+        ("none", given, "was given neither model nor data from Python, now its own model"),
+    ]
+    for had, now, words in cases:
+        with pytest.raises(ConfigError, match=words):
+            hpc_fl.train(mine, **now, run_dir=tmp_path / had, resume=True)
+    more = mine.model_copy(update={"rounds": 2})
+    again = hpc_fl.train(more, **given, run_dir=tmp_path / "both", resume=True)
+    assert again.outcome.rounds_done == 2
+
+
 def test_going_on_with_nothing_begins(tmp_path: Path) -> None:
     session = run(solo(), tmp_path / "new", rounds=1, resume=True)
     assert session.federation.round == 1
