@@ -59,15 +59,20 @@ def _where(record: Record) -> str:
 
 
 def _seconds(axis: Axes, title: str, records: Sequence[Record]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     took = {_name(record): record.seconds for record in records}
     axis.barh(list(took), list(took.values()), color=style.BLUE)
     axis.set_xscale("log")
+    # A range of less than a decade has no power of ten to be labelled.
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter("s"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_yaxis()
     beside = {record.yardstick: record.yardstick_seconds for record in records if record.yardstick_seconds}
     for (peer, seconds), colour in zip(beside.items(), stack_colours(7)[1:], strict=False):
         axis.axvline(seconds, color=colour, label=peer)
     axis.set_title(title)
-    axis.set_xlabel("seconds")
     if beside:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
