@@ -10,16 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from system.small_run import SMALL
 
 from hpc_fl.errors import EXIT_CONFIG, EXIT_RESUME
 from hpc_fl.telemetry import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 180.0
-SMALL = [
-    "data.name=synthetic", "data.samples=200", "data.shape=[6]", "data.classes=3", "data.test_samples=40",
-    "parties=5", "model=mlp", "training.epochs=1", "training.executor=loop",
-]  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("mpi")
