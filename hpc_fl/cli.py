@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, EXIT_RESUME, ConfigError, HpcFlError
+from hpc_fl.errors import EXIT_CONFIG, EXIT_FAILURE, EXIT_OK, EXIT_RESUME, ConfigError, HpcFlError
 
 if TYPE_CHECKING:
     from hpc_fl.config import Config
@@ -106,7 +107,11 @@ def train(
         )
     else:
         runtime.check_installed(config.comm.transport)
-        raise typer.Exit(launch.launch(ranks, program, ulfm=ulfm))
+        began = time.time()
+        code = launch.launch(ranks, program, ulfm=ulfm)
+        if code not in (EXIT_OK, EXIT_CONFIG, EXIT_RESUME):
+            _say_how_to_go_on(config, run_dir, ranks, began)
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -235,6 +240,19 @@ def _newest_run(settings: list[str] | None) -> Path:
         which = f"run named {asked.name!r}" if named else "run"
         raise ConfigError(f"--resume: no {which} in {asked.runs}; give its folder with --run-dir")
     return newest.path
+
+
+def _say_how_to_go_on(config: Config, run_dir: Path | None, ranks: int, began: float) -> None:
+    """After a failure: the command that goes on from the newest checkpoint of this run, if it has one."""
+    from hpc_fl.resilience.layout import rounds
+    from hpc_fl.rundir import RunFolder, newest_folder
+
+    folder = newest_folder(config.runs, config.name) if run_dir is None else RunFolder(run_dir)
+    if folder is None or not folder.config.exists() or folder.config.stat().st_mtime < began:
+        return
+    if found := rounds(folder.checkpoints):
+        command = f"hpc-fl train -n {ranks} --run-dir {folder.path} --resume"
+        typer.echo(f"hpc-fl: to go on from round {found[-1]}, once the cause is gone: {command}", err=True)
 
 
 def _arguments(settings: list[str] | None, run_dir: Path | None, resume: bool) -> list[str]:

@@ -80,7 +80,10 @@ def _time_rows(totals: Totals) -> list[tuple[str, str]]:
     if not totals.rounds:
         return []
     mean = totals.round_seconds / totals.rounds
-    rows = [("time in rounds", f"{format_seconds(totals.round_seconds)}, {format_seconds(mean)} a round")]
+    # Of each phase the slowest rank counts: with several the parts come to more than the whole.
+    parts = "; of each part, the slowest rank's:" if len(totals.bytes_by_rank) > 1 else ""
+    spent = f"{format_seconds(totals.round_seconds)}, {format_seconds(mean)} a round{parts}"
+    rows = [("time in rounds", spent)]
     whole = totals.round_seconds or 1.0
     for phase, seconds in totals.phase_seconds.items():
         if seconds > 0:

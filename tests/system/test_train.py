@@ -101,7 +101,7 @@ class Failing(nn.Linear):
     calls = 0
     def forward(self, x):
         Failing.calls += 1
-        if os.environ["OMPI_COMM_WORLD_RANK"] == "1" and Failing.calls > 3:
+        if os.environ["OMPI_COMM_WORLD_RANK"] == "1" and Failing.calls > {calls}:
             {failure}
         return super().forward(x)
 def make():
@@ -118,13 +118,28 @@ def make():
     ids=["raises", "killed"],
 )
 def test_one_failing_rank_ends_the_run(tmp_path: Path, failure: str, says: str) -> None:
-    (tmp_path / "own.py").write_text(OWN.format(failure=failure))
+    (tmp_path / "own.py").write_text(OWN.format(failure=failure, calls=3))
     words = [w for w in SMALL if not w.startswith("model")]
     process = start(tmp_path, "-n", "3", *words, "model=own:make", "rounds=100000", "--run-dir", "run")
     code, output = finish(process, 120)
     assert code not in (0, EXIT_RESUME)
     assert says in output
     assert output.count("out of luck") <= 2, "the traceback is printed once"
+
+
+def test_a_failed_run_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(failure="os.kill(os.getpid(), 9)", calls=100))
+    words = [w for w in SMALL if not w.startswith("model")]
+    rounds = ["rounds=100000", "checkpoint.every=1"]
+    code, output = finish(start(tmp_path, "-n", "3", *words, "model=own:make", *rounds), 120)
+    assert code not in (0, EXIT_RESUME)
+    (line,) = [line for line in output.splitlines() if line.startswith("hpc-fl: to go on from round ")]
+    done, command = line.removeprefix("hpc-fl: to go on from round ").split(
+        ", once the cause is gone: hpc-fl train "
+    )
+    code, output = finish(start(tmp_path, *command.split(), f"rounds={int(done) + 1}"), 120)
+    assert code == 0, output
+    assert f"rounds {int(done) + 1} to {int(done) + 1}" in output
 
 
 def test_what_all_ranks_find_wrong_is_said_once(tmp_path: Path) -> None:
