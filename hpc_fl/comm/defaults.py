@@ -1,7 +1,6 @@
-"""What Open MPI and torch can only be told before they start: variables that the user has not set.
+"""What Open MPI can only be told before it starts, by environment variables that the user has not set.
 
-Open MPI reads them when ``mpi4py.MPI`` is first imported, torch when it first allocates. Other MPIs do not
-read them. Imports the standard library only.
+It reads them when ``mpi4py.MPI`` is first imported; other MPIs do not. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -25,13 +24,7 @@ _INFINIBAND: Final = Path("/sys/class/infiniband")
 
 def defaults() -> dict[str, str]:
     """The variables for a process on this machine, by name."""
-    found = {
-        "OMPI_MCA_btl_tcp_eager_limit": str(EAGER_BYTES),
-        # Tensors of 2 MB and more in huge pages, where the system leaves that to the program (madvise, as
-        # Debian does). On an EPYC: 1-bit of 25 million elements 5.9 and 5.5 ms, unpack and add 3.7 and 3.1;
-        # a round of the cifar shape 1.53 and 1.46 s.
-        "THP_MEM_ALLOC_ENABLE": "1",
-    }
+    found = {"OMPI_MCA_btl_tcp_eager_limit": str(EAGER_BYTES)}
     if not _INFINIBAND.exists():
         # Open MPI 5.0.11 else prints an error on every rank when the first window is made.
         found["OMPI_MCA_osc"] = "^ucx"

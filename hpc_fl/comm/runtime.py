@@ -90,11 +90,11 @@ def start(
     and when the launcher started more ranks than MPI sees: then they do not understand each other.
     """
     launch = launched()
-    defaults.prepare()
     if comm is None and launch is None:
         from hpc_fl.comm.inprocess import solo
 
         return solo()
+    defaults.prepare()
     from mpi4py import MPI
 
     if launch is not None:
