@@ -88,7 +88,7 @@ def train(
     Exit codes: 0 done, 1 failed, 2 bad input (nothing was started), 75 stopped by a signal after a checkpoint
     (run again with --resume).
     """
-    from hpc_fl.comm import launch, runtime
+    from hpc_fl.comm import runtime
 
     if no_ulfm and ranks is None:
         raise ConfigError("--no-ulfm: this goes with -n; for your own mpirun leave --with-ft out")
@@ -106,12 +106,7 @@ def train(
             "-n: mpirun or srun started this process already; leave -n out, or start hpc-fl without them"
         )
     else:
-        runtime.check_installed(config.comm.transport)
-        began = time.time()
-        code = launch.launch(ranks, program, ulfm=ulfm)
-        if code not in (EXIT_OK, EXIT_CONFIG, EXIT_RESUME):
-            _say_how_to_go_on(config, run_dir, ranks, began)
-        raise typer.Exit(code)
+        raise typer.Exit(_start_ranks(config, run_dir, ranks, program, ulfm))
 
 
 @app.command()
@@ -240,6 +235,19 @@ def _newest_run(settings: list[str] | None) -> Path:
         which = f"run named {asked.name!r}" if named else "run"
         raise ConfigError(f"--resume: no {which} in {asked.runs}; give its folder with --run-dir")
     return newest.path
+
+
+def _start_ranks(
+    config: Config, run_dir: Path | None, ranks: int, program: list[str], ulfm: bool | None
+) -> int:
+    from hpc_fl.comm import launch, runtime
+
+    runtime.check_installed(config.comm.transport)
+    began = time.time()
+    code = launch.launch(ranks, program, ulfm=ulfm)
+    if code not in (EXIT_OK, EXIT_CONFIG, EXIT_RESUME):
+        _say_how_to_go_on(config, run_dir, ranks, began)
+    return code
 
 
 def _say_how_to_go_on(config: Config, run_dir: Path | None, ranks: int, began: float) -> None:

@@ -24,9 +24,9 @@ struct Blocks {
 
     // c = g + e (e may be null: zeros). c may be null (nothing is written) or g.
     // Appends to `found`, while there is room, the elements of c whose magnitude is at least `lower`; those of
-    // at least `upper` are set to 0 in c at once and counted in *taken. Returns the largest magnitude.
+    // at least `upper` are set to 0 in c at once. Returns the largest magnitude.
     uint32_t (*select)(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
-                       uint32_t upper, Found* found, int64_t* taken);
+                       uint32_t upper, Found* found);
 
     // How many magnitudes of g + e are above `bar`, and how many equal it.
     void (*count)(const float* g, const float* e, int64_t n, uint32_t bar, int64_t* above, int64_t* equal);

@@ -58,7 +58,7 @@ inline bool append(Found* found, int64_t index, float value) {
 
 template <bool has_e, bool has_c>
 uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
-                   uint32_t upper, Found* found, int64_t* taken) {
+                   uint32_t upper, Found* found) {
     constexpr int64_t SPAN = 64;
     const I bar = I{} + static_cast<int32_t>(lower);
     I top{};
@@ -67,9 +67,7 @@ uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t 
     // No branch on whether it is cleared, which cannot be foretold.
     const auto emit = [&](int64_t at, float value) {
         if (!append(found, first + at, value)) return;
-        const bool clear = key_of(value) >= upper;
-        *taken += clear;
-        if (has_c) c[at] = clear ? 0 : value;
+        if (has_c) c[at] = key_of(value) >= upper ? 0 : value;
     };
     for (; i + SPAN <= n; i += SPAN) {
         uint64_t hits = 0;
@@ -98,10 +96,10 @@ uint32_t select_in(const float* g, const float* e, float* c, int64_t n, int64_t 
 }
 
 uint32_t select(const float* g, const float* e, float* c, int64_t n, int64_t first, uint32_t lower,
-                uint32_t upper, Found* found, int64_t* taken) {
+                uint32_t upper, Found* found) {
     const auto run = e ? (c ? select_in<true, true> : select_in<true, false>)
                        : (c ? select_in<false, true> : select_in<false, false>);
-    return run(g, e, c, n, first, lower, upper, found, taken);
+    return run(g, e, c, n, first, lower, upper, found);
 }
 
 void count(const float* g, const float* e, int64_t n, uint32_t bar, int64_t* above, int64_t* equal) {

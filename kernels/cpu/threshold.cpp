@@ -19,10 +19,9 @@ int64_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const fl
     for_parts(threads, [&](int32_t part) {
         const int64_t begin = part_begin(n, threads, part), end = part_begin(n, threads, part + 1);
         Found found{indices + begin, values + begin, 0, end - begin};
-        int64_t taken = 0;
         for_blocks(begin, end, [&](int64_t i, int64_t length) {
             top[part] = std::max(top[part], blocks.select(g + i, e ? e + i : nullptr, c ? c + i : nullptr, length,
-                                                          i, bar, bar, &found, &taken));
+                                                          i, bar, bar, &found));
         });
         parts[part] = found;
     });

@@ -104,13 +104,12 @@ class TopK {
             // Local: counters of two threads in one cache line would cost more than all the rest.
             Found found = found_[part];
             found.count = 0;
-            int64_t cleared = 0;
             uint32_t lower = guess.lower, highest = 0;
             for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
                        [&](int64_t i, int64_t length) {
                            highest = std::max(
                                highest, blocks_.select(source_.g + i, source_.e_from(i), c_ ? c_ + i : nullptr,
-                                                       length, i, lower, guess.middle, &found, &cleared));
+                                                       length, i, lower, guess.middle, &found));
                            if (found.count < found.room || lower == MAGNITUDE) return;
                            full = true;
                            lower = MAGNITUDE;  // the rest is only written
@@ -267,9 +266,8 @@ class TopK {
         for_blocks(part_begin(n_, threads_, part), part_begin(n_, threads_, part + 1),
                    [&](int64_t i, int64_t length) {
                        Found found{at, value, 0, BLOCK};
-                       int64_t none = 0;
                        blocks_.select(source_.g + i, source_.e_from(i), nullptr, length, i, bar + (*ties <= 0),
-                                      INFINITE, &found, &none);
+                                      INFINITE, &found);
                        for (int64_t j = 0; j < found.count; ++j) take(at[j], value[j], false);
                    });
     }
