@@ -35,12 +35,16 @@ def key(*names: int) -> int:
 
 def extend_keys(keys: Words, names: Int64Array) -> Words:
     """``key(*before, name)`` for arrays: ``keys`` are the keys of ``before``; the two broadcast."""
-    return mix(keys + _STEP + names.astype(np.uint64))
+    return mix_in_place(keys + _STEP + names.astype(np.uint64))
 
 
 def mix(z: Words) -> Words:
     """The mixer on an array of any shape (a new array)."""
-    z = z.copy()
+    return mix_in_place(z.copy())
+
+
+def mix_in_place(z: Words) -> Words:
+    """The mixer on the caller's own array, which it gives back."""
     for shift, factor in _MIX:
         z ^= z >> np.uint64(shift)
         z *= np.uint64(factor)
@@ -56,7 +60,7 @@ def words(stream: int, rows: Int64Array, columns: int) -> Words:
 
 def columns_of(keys: Words, columns: int) -> Words:
     """Uniform 64-bit words of shape (len(keys), columns): row i depends on keys[i] alone."""
-    return mix(keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * _STEP)
+    return mix_in_place(keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * _STEP)
 
 
 def below(bound: int, stream: int, rows: Int64Array, columns: int) -> Int64Array:

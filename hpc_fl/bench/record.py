@@ -86,18 +86,27 @@ class Record:
 
 
 def interleave(
-    subject: Callable[[], float], yardstick: Callable[[], float], times: int, warmup: int = 1
+    subject: Callable[[], float],
+    yardstick: Callable[[], float],
+    times: int,
+    warmup: int = 1,
+    block: int = 1,
 ) -> tuple[float, float]:
-    """Median seconds of both, measured in turn (A B A B ...) so that a change of the machine's speed meets
-    both.
+    """Median seconds of both, ``times`` of each, measured in turn so that a change of the machine's speed
+    meets both: A B A B ..., or ``block`` of each in a row.
 
     Each callable does the work once and returns its own seconds.
     """
     for _ in range(warmup):
         subject()
         yardstick()
-    pairs = [(subject(), yardstick()) for _ in range(times)]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+    ours: list[float] = []
+    theirs: list[float] = []
+    while len(ours) < times:
+        count = min(block, times - len(ours))
+        ours += [subject() for _ in range(count)]
+        theirs += [yardstick() for _ in range(count)]
+    return statistics.median(ours), statistics.median(theirs)
 
 
 def header(name: str) -> dict[str, Any]:

@@ -36,17 +36,22 @@ _LR: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of run and the largest ratio of ours to the plain loop's that is good enough."""
+    """A shape of run and the largest ratio of ours to the plain loop's that is good enough.
+
+    ``block``: so many rounds of each side in a row. The rounds of a run follow each other: measured one by
+    one, short rounds would start with what the other side has left in the caches.
+    """
 
     config: dict[str, Any]
     bar: float
     ranks: tuple[int, ...]
     rounds: int
+    block: int
     yardstick: str = "plain torch loop"
 
 
 SHAPES: Final[dict[str, Shape]] = {
-    "lr": Shape(_LR, 1 / 8, (1, 2), 60),
+    "lr": Shape(_LR, 1 / 8, (1, 2), 100, 10),
     "mlp": Shape(
         {
             "parties": 100,
@@ -57,7 +62,8 @@ SHAPES: Final[dict[str, Shape]] = {
         },
         1 / 6,
         (1, 2),
-        20,
+        30,
+        5,
     ),
     "cifar": Shape(
         {
@@ -77,12 +83,14 @@ SHAPES: Final[dict[str, Shape]] = {
         1.03,
         (1, 2),
         5,
+        1,
     ),
     "lr-one-party": Shape(
         _LR | {"parties": 4, "cohort": "all", "data": _LR_DATA | {"samples": 240}},
         1.3,
         (4,),
-        60,
+        100,
+        10,
         "bare mpi4py loop",
     ),
 }
@@ -113,8 +121,10 @@ def measure(name: str, rounds: int, executor: str) -> list[Record]:
     transport = runtime.start()
     with runtime.guard(transport), tempfile.TemporaryDirectory() as folder:
         runtime.set_threads(transport, None)
-        contest = _Contest(SHAPES[name], transport, executor, Path(folder) / "run")
-        seconds = interleave(contest.ours, contest.theirs, rounds, warmup=max(3, rounds // 10))
+        shape = SHAPES[name]
+        contest = _Contest(shape, transport, executor, Path(folder) / "run")
+        warmup = max(3, rounds // 10)
+        seconds = interleave(contest.ours, contest.theirs, rounds, warmup, shape.block)
         record = contest.record(name, *seconds)
         return [record] if transport.rank == 0 else []
 
@@ -142,6 +152,7 @@ class _Contest:
             lr=config.training.optimizer.lr,
             comm=_bare_communicator(transport.size),
         )
+        self._plain_rounds = 0
         self._federation.begin()
 
     def ours(self) -> float:
@@ -154,7 +165,8 @@ class _Contest:
 
     def theirs(self) -> float:
         """Seconds of one round of the plain loop."""
-        cohort = self._session.cohort(self._federation.round)
+        cohort = self._session.cohort(self._plain_rounds)
+        self._plain_rounds += 1
         self._transport.barrier()
         start = time.perf_counter()
         self._plain.round(cohort)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hpc_fl.comm import defaults
+from hpc_fl.comm.allocator import keep_freed_memory
 from hpc_fl.comm.cores import available_cores
 from hpc_fl.comm.guard import guard
 from hpc_fl.comm.rollcall import sign_in
@@ -85,10 +86,13 @@ def start(
     """The transport of this run: over `comm`, or MPI's world when launched as one of its ranks, else `solo`.
 
     `transport`: "mpi" or "horovod"; a process that runs alone has no use for either. Device tensors are
-    staged through host memory where a GPU is present and the transport cannot take them. Collective: every
-    rank must call it. `timeout`: see MpiTransport. Raises ConfigError where Horovod is asked for and missing,
-    and when the launcher started more ranks than MPI sees: then they do not understand each other.
+    staged through host memory where a GPU is present and the transport cannot take them. Freed memory stays
+    with the process from now on (:mod:`hpc_fl.comm.allocator`). Collective: every rank must call it.
+
+    `timeout`: see MpiTransport. Raises ConfigError where Horovod is asked for and missing, and when the
+    launcher started more ranks than MPI sees: then they do not understand each other.
     """
+    keep_freed_memory()
     launch = launched()
     if comm is None and launch is None:
         from hpc_fl.comm.inprocess import solo

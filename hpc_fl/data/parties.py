@@ -78,16 +78,25 @@ class PartyStore:
     def bounds(self, party_id: int) -> tuple[int, int]:
         """(start, stop) of the party's rows in x and y. Raises DataError where it is not hosted here."""
         if party_id not in self._position:
-            raise DataError(
-                f"party {party_id} is not hosted on this rank, which hosts {list(self.party_ids)}"
-            )
+            raise self._not_hosted(party_id)
         i = self._position[party_id]
         return int(self.starts[i]), int(self.starts[i] + self.counts[i])
+
+    def extents(self, party_ids: Sequence[int]) -> tuple[Int64Array, Int64Array]:
+        """The first row of each party, and how many it has, both (B,). Raises DataError as :meth:`bounds`."""
+        try:
+            places = [self._position[party] for party in party_ids]
+        except KeyError as error:
+            raise self._not_hosted(error.args[0]) from None
+        return self.starts[places], self.counts[places]
 
     def samples(self, party_id: int) -> int:
         """Number of samples of the party. Raises DataError where it is not hosted here."""
         start, stop = self.bounds(party_id)
         return stop - start
+
+    def _not_hosted(self, party_id: int) -> DataError:
+        return DataError(f"party {party_id} is not hosted on this rank, which hosts {list(self.party_ids)}")
 
 
 def _read_rows(source: Source, partition: Partition, party_ids: Sequence[int]) -> tuple[Array, Array]:

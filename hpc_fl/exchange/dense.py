@@ -75,7 +75,8 @@ class DenseExchange:
 
     def _close(self, stop: bool) -> None:
         outbox = self._outbox
-        self._tail.copy_(torch.tensor([*outbox.sums, len(outbox.left_out), float(stop)]))
+        told = np.array([*outbox.sums, len(outbox.left_out), stop], dtype=np.float32)
+        self._tail.copy_(torch.from_numpy(told))
 
     def result(self) -> Mixed:
         weight, loss, parties, left_out, stop = self._tail.tolist()

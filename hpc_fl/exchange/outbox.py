@@ -61,7 +61,9 @@ class Outbox:
         scale = torch.from_numpy(weights / np.float32(self.total)).to(losses.device)
         for name, rows in buffers.items():
             _accumulate(self.buffers[name], rows, scale)
-        self.sums += (float(weights.sum()), float(torch.dot(scale, losses)), len(weights))
+        self.sums[0] += weights.sum()
+        self.sums[1] += torch.dot(scale, losses).item()
+        self.sums[2] += len(weights)
 
 
 def names_everywhere(transport: Transport, names: Sequence[int]) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ _TRIAL_PARTIES: Final = 3
 _MARGIN: Final = 0.7
 """vmap must promise to save this much: trials are short, machines noisy; where it pays, it pays twofold."""
 
-_RULE: Final = 3
+_RULE: Final = 4
 """Raised when choices are made in another way: those kept by an earlier version are then not used."""
 
 

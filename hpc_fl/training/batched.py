@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -14,19 +14,17 @@ from torch import Tensor
 from hpc_fl.data.parties import PartyStore
 from hpc_fl.errors import ModelError
 from hpc_fl.flat import FlatModel
-from hpc_fl.training.batches import BatchPlan, plan_batches
+from hpc_fl.training.batches import LocalSteps, plan_batches
 from hpc_fl.training.executor import Correction, LocalWork, Received, Trained, rows_of, step_count
-from hpc_fl.training.graph import PartyGradients
-from hpc_fl.training.loop import clip_rows_
+from hpc_fl.training.graph import PartySteps
+from hpc_fl.training.group import Descent, Group, Losses, Rows
+from hpc_fl.training.group_batches import GroupBatches, width_of
 
 MAX_PARTIES: Final = 128
 MAX_BYTES: Final = 32 << 20
 """A group's parameters stay within these bounds: beyond, arithmetic dominates and a larger group gains
 nothing.
 """
-
-GATHER_BYTES: Final = 8 << 20
-"""Samples of a whole group's round up to this size are gathered in one call."""
 
 EXACT_WIDTHS: Final = 16
 """So many different group sizes are computed at exactly their width; further ones at a common, larger width.
@@ -37,10 +35,10 @@ class VmapExecutor:
     """Groups of parties trained side by side; equals :class:`LoopExecutor` up to the rounding of batched
     products.
 
-    Parties are grouped by their number of steps, longest first, so that few rows idle. The
-    gradient graph is traced once for each width; as parties finish, a group narrows to the next of a few
-    widths (:func:`width_of`). Memory: about three buffers of (width, n) float32, at most 3 x 32 MB unless a
-    single model is larger. Raises :class:`ModelError` where the model or the optimiser cannot be batched.
+    Parties are grouped by their number of steps, longest first, so that few rows idle. A step is traced once
+    for each width; as parties finish, a group narrows to the next of a few widths (:func:`width_of`). Memory:
+    about three buffers of (width, n) float32, at most 3 x 32 MB unless a single model is larger. Raises
+    :class:`ModelError` where the model or the optimiser cannot be batched.
     """
 
     name = "vmap"
@@ -53,186 +51,64 @@ class VmapExecutor:
         self._model = model
         self._store = store
         self._work = work
-        self._gradients = PartyGradients(model, work.loss)
+        self._count = step_count(work)
+        self._steps = PartySteps(model, work.loss)
         self._exact: set[int] = set()
         self._limit = max(1, min(MAX_PARTIES, MAX_BYTES // (4 * model.n)))
+        self._descends = work.optimizer.plain_sgd and work.clip_norm is None and not work.gradient_only
 
     def train(
         self, party_ids: Sequence[int], received: Received, round_: int, correction: Correction | None = None
     ) -> Iterator[Trained]:
-        counts = np.array([self._store.samples(p) for p in party_ids], dtype=np.int64)
-        longest_first = np.argsort(-step_count(self._work).total(counts), kind="stable")
-        if party_ids:  # frozen parameters and buffers are read from the module
-            self._model.load(rows_of(received, [0])[0])
-        for first in range(0, len(party_ids), self._limit):
-            chosen = longest_first[first : first + self._limit].tolist()
+        starts, counts = self._store.extents(party_ids)
+        for chosen in _groups(self._count, counts.tobytes(), self._limit):
             ids = [party_ids[i] for i in chosen]
-            yield self._train_group(ids, counts[chosen], rows_of(received, chosen), round_, correction)
+            extents = starts[chosen], counts[chosen]
+            yield self._train_group(ids, extents, rows_of(received, chosen), round_, correction)
+
+    @torch.no_grad()
+    def _train_group(
+        self,
+        ids: list[int],
+        extents: tuple[NDArray[np.int64], NDArray[np.int64]],
+        received: Tensor,
+        round_: int,
+        correction: Correction | None,
+    ) -> Trained:
+        starts, counts = extents
+        plan = plan_batches(self._count, counts, ids, self._work.seed, round_)
+        width = self._first_width(len(ids))
+        batches = GroupBatches(self._store, self._steps, starts, plan, width)
+        group = self._group(ids, received, width, round_, correction)
+        losses = Losses(self._steps, batches, width, received.device)
+        for step in range(batches.steps):
+            batch = batches[step]
+            if batch.width < group.width:
+                group.narrow(batch.width)
+            losses.add(group.step(batch))
+        losses.settle()
+        loss = losses.sums[: len(ids)] / torch.from_numpy(np.maximum(plan.steps, 1)).to(received.device)
+        return Trained(tuple(ids), group.update(len(ids)), loss.float(), counts, plan.steps)
 
     def _first_width(self, parties: int) -> int:
         if len(self._exact) < EXACT_WIDTHS:
             self._exact.add(parties)
         return parties if parties in self._exact else width_of(parties)
 
-    @torch.no_grad()
-    def _train_group(
-        self,
-        ids: list[int],
-        counts: NDArray[np.int64],
-        received: Tensor,
-        round_: int,
-        correction: Correction | None,
-    ) -> Trained:
-        plan = plan_batches(step_count(self._work), counts, ids, self._work.seed, round_)
-        width = self._first_width(len(ids))
-        batches = _GroupBatches(self._store, self._gradients, ids, plan, width)
-        group = _Group(self._model, self._gradients, self._work, width, received, round_)
-        for step in range(batches.steps):
-            group.step(ids, batches, step, correction)
-        update = group.values[: len(ids)].sub_(received)
-        if self._work.gradient_only:
-            torch.neg(group.grads[: len(ids)], out=update)
-        loss = group.loss[: len(ids)] / torch.from_numpy(np.maximum(plan.steps, 1)).to(update.device)
-        return Trained(tuple(ids), update, loss.float(), counts, plan.steps)
+    def _group(
+        self, ids: list[int], received: Tensor, width: int, round_: int, correction: Correction | None
+    ) -> Group:
+        if self._descends and correction is None:
+            lr = self._work.optimizer.learning_rate(round_)
+            return Descent(self._model, self._steps, received, width, lr)
+        return Rows(self._model, self._steps, self._work, ids, received, width, round_, correction)
 
 
-def width_of(parties: int) -> int:
-    """The rows that ``parties`` are computed with: 1, 2, 3, 4, 6, 8, 12, 16, ... (at most a third idle)."""
-    width = 1
-    while width < parties:
-        width = width * 3 // 2 if width & (width - 1) == 0 and width > 1 else -(-width * 4 // 3)
-    return width
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """One step: ``x`` (width, b, ...), ``targets`` as the loss wants them; ``active`` rows still train."""
-
-    x: Tensor
-    targets: tuple[Tensor, ...]
-    active: int
-    width: int
-
-
-class _GroupBatches:
-    """The steps of a group, step-major: what one step needs is one run of memory.
-
-    The samples of all steps are gathered at once where that is small, which saves a call per step.
+@lru_cache(maxsize=32)
+def _groups(work: LocalSteps, packed_counts: bytes, limit: int) -> list[list[int]]:
+    """Parties with so many samples (packed int64) by falling number of steps, in groups of at most ``limit``:
+    their places.
     """
-
-    def __init__(
-        self, store: PartyStore, gradients: PartyGradients, ids: list[int], plan: BatchPlan, width: int
-    ) -> None:
-        self._store, self._width = store, width
-        parties, self.steps, b = plan.rows.shape
-        self._active = np.searchsorted(-plan.steps, -np.arange(self.steps)).tolist()
-        starts = np.array([store.bounds(party)[0] for party in ids], dtype=np.int64)
-        # Rows past the parties repeat a sample at weight 0.
-        rows = np.full((self.steps, width, b), starts[0], dtype=np.int64)
-        np.add(plan.rows.transpose(1, 0, 2), starts[:, None], out=rows[:, :parties])
-        weights = np.zeros((self.steps, width, b), dtype=np.float32)
-        sizes = plan.sizes.T[:, :, None]
-        np.divide(np.arange(b) < sizes, np.maximum(sizes, 1), out=weights[:, :parties], casting="unsafe")
-        self._rows = torch.from_numpy(rows).to(store.x.device)
-        y = self._gather(store.y, self._rows)
-        self._targets = gradients.targets(y, torch.from_numpy(weights).to(store.x.device))
-        small = rows.size * store.x[:1].numel() * store.x.element_size() <= GATHER_BYTES
-        self._x = self._gather(store.x, self._rows) if small else None
-
-    @staticmethod
-    def _gather(source: Tensor, rows: Tensor) -> Tensor:
-        return source.index_select(0, rows.flatten()).view(*rows.shape, *source.shape[1:])
-
-    def __getitem__(self, step: int) -> _Batch:
-        active = self._active[step]
-        width = min(self._width, width_of(active))
-        if width == self._width:
-            x = self._gather(self._store.x, self._rows[step]) if self._x is None else self._x[step]
-            return _Batch(x, tuple(t[step] for t in self._targets), active, width)
-        x = (
-            self._gather(self._store.x, self._rows[step, :width])
-            if self._x is None
-            else self._x[step, :width]
-        )
-        return _Batch(x, tuple(t[step, :width] for t in self._targets), active, width)
-
-
-class _Group:
-    """The rows of a group: values, gradients, optimiser, losses; narrows as parties finish."""
-
-    def __init__(
-        self,
-        model: FlatModel,
-        gradients: PartyGradients,
-        work: LocalWork,
-        width: int,
-        received: Tensor,
-        round_: int,
-    ) -> None:
-        self._gradients, self._work = gradients, work
-        self._trainable = model.trainable
-        self._received = received
-        self._lr = work.optimizer.learning_rate(round_)
-        self._width = width
-        # Rows past the parties are like the first: they have no gradient, and do not move.
-        self.values = torch.cat([received, received[:1].expand(width - len(received), -1)])
-        self.loss = self._loss_rows = torch.zeros(self._width, device=received.device)
-        self._views = gradients.views(self.values)
-        self._in_place = work.optimizer.plain_sgd and work.clip_norm is None and not work.gradient_only
-        self.grads = self.values.new_empty(0) if self._in_place else torch.zeros_like(self.values)
-        self._leaf, self._optimizer = self._bind(None)
-
-    def _bind(self, old: torch.optim.Optimizer | None) -> tuple[Tensor, torch.optim.Optimizer | None]:
-        """An optimiser over the first ``width`` rows, with the state that ``old`` had for them."""
-        if self._in_place or self._work.gradient_only:
-            return self.values, None
-        leaf = self.values[: self._width].detach().requires_grad_()
-        leaf.grad = self.grads[: self._width]
-        optimizer = self._work.optimizer.make([leaf], self._lr)
-        for state in [] if old is None else list(old.state.values()):
-            optimizer.state[leaf] = {
-                k: v[: self._width] if isinstance(v, Tensor) and v.dim() == leaf.dim() else v
-                for k, v in state.items()
-            }
-        return leaf, optimizer
-
-    def _narrow(self, width: int) -> None:
-        self._width = width
-        self._loss_rows = self.loss[:width]
-        self._views = self._gradients.views(self.values[:width])
-        self._leaf, self._optimizer = self._bind(self._optimizer)
-
-    def step(
-        self, ids: Sequence[int], batches: _GroupBatches, step: int, correction: Correction | None
-    ) -> None:
-        batch = batches[step]
-        if batch.width < self._width:
-            self._narrow(batch.width)
-        loss, grads = self._gradients(self._views, batch.x, batch.targets)
-        self._loss_rows.add_(loss)
-        if self._in_place and correction is None:
-            # Rows that have finished have zero weights, hence zero gradients, and do not move.
-            torch._foreach_add_(self._views, grads, alpha=-self._lr)
-            return
-        self._flatten(grads, batch.width)
-        self._update(ids, batch, correction)
-
-    def _flatten(self, grads: list[Tensor], width: int) -> None:
-        if not self.grads.numel():
-            self.grads = torch.zeros_like(self.values)
-        torch.cat([g.flatten(1) for g in grads], 1, out=self.grads[:width, : self._trainable])
-
-    def _update(self, ids: Sequence[int], batch: _Batch, correction: Correction | None) -> None:
-        active, grads = batch.active, self.grads[: batch.width]
-        if correction is not None:
-            correction(ids[:active], self.values[:active], grads[:active], self._received[:active])
-        if self._work.clip_norm is not None:
-            clip_rows_(grads[:active], self._work.clip_norm)
-        if self._optimizer is None:
-            if not self._work.gradient_only:
-                self.values[:active].add_(grads[:active], alpha=-self._lr)
-            return
-        # Momentum and weight decay would move a finished row even without a gradient.
-        finished = self.values[active : batch.width].clone()
-        self._optimizer.step()
-        self.values[active : batch.width] = finished
+    steps = work.total(np.frombuffer(packed_counts, dtype=np.int64))
+    order = np.argsort(-steps, kind="stable").tolist()
+    return [order[first : first + limit] for first in range(0, len(order), limit)]

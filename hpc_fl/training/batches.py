@@ -43,14 +43,18 @@ class LocalSteps:
 class BatchPlan:
     """The batches of B parties over their local steps, S = the largest number of steps.
 
-    ``rows`` (B, S, b) int64: indices into a party's own samples; ``sizes`` (B, S) int64: how many of the b
-    are real (the rest repeat sample 0 and must get weight 0; 0 when the party has finished); ``steps`` (B,)
-    int64: steps of each party.
+    ``rows`` (S, B, b) int64: indices into a party's own samples; ``sizes`` (S, B) int64: how many of the b
+    are real (the rest repeat sample 0; 0 when the party has finished); ``weights`` (S, B, b) float32: a
+    sample's share in its party's mean loss, 1/size where it is real and else 0; ``steps`` (B,) int64: steps
+    of each party; ``active`` (S,): how many parties have not finished at each step. Only ``rows`` is the
+    caller's to change.
     """
 
     rows: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    weights: NDArray[np.float32]
     steps: NDArray[np.int64]
+    active: tuple[int, ...]
 
 
 def plan_batches(
@@ -59,28 +63,32 @@ def plan_batches(
     """The batches of these parties in this round; a party's do not depend on the others planned with it."""
     form = _form(work, counts.tobytes())
     base = np.array(key(seed, Stream.ORDER, round_), dtype=np.uint64)
-    keys = extend_keys(extend_keys(base, np.asarray(party_ids)[:, None]), np.arange(form.epochs)[None, :])
-    orders = permutations(keys.reshape(-1), np.repeat(counts, form.epochs)).reshape(-1)
-    rows = orders[form.source] if orders.size else np.zeros_like(form.source)
+    keys = extend_keys(base, np.array(party_ids, dtype=np.int64)[:, None])
+    keys = extend_keys(keys, np.arange(form.epochs)[None, :]).reshape(-1)
+    orders = permutations(keys, form.counts).reshape(-1)
+    rows = orders.take(form.source) if orders.size else np.zeros_like(form.source)
     if not form.full:
         rows[~form.real] = 0
-    return BatchPlan(rows, form.sizes, form.steps)
+    return BatchPlan(rows, form.sizes, form.weights, form.steps, form.active)
 
 
 @dataclass(frozen=True)
 class _Form:
     """What stays from round to round: which place of which epoch's order each slot of a batch takes.
 
-    ``source`` (B, S, b): index into the flattened orders of all parties and epochs; ``real`` (B, S, b):
-    whether a slot holds a sample; ``full``: all do.
+    ``counts`` (B * epochs,): samples of each order; ``source`` (S, B, b): index into the flattened orders of
+    all parties and epochs; ``real`` (S, B, b): whether a slot holds a sample; ``full``: all do.
     """
 
     epochs: int
+    counts: NDArray[np.int64]
     source: NDArray[np.int64]
     real: NDArray[np.bool_]
     full: bool
     sizes: NDArray[np.int64]
+    weights: NDArray[np.float32]
     steps: NDArray[np.int64]
+    active: tuple[int, ...]
 
 
 @lru_cache(maxsize=32)
@@ -91,13 +99,24 @@ def _form(work: LocalSteps, packed_counts: bytes) -> _Form:
     longest = int(counts.max(initial=0))
     b = longest if work.batch_size is None else min(work.batch_size, longest)
     epochs = max(1, int((-(-steps // np.maximum(per_epoch, 1))).max(initial=0)))
-    step = np.arange(int(steps.max(initial=0)))[None, :]
-    epoch, batch = np.divmod(step, np.maximum(per_epoch, 1)[:, None])
+    step = np.arange(int(steps.max(initial=0)))[:, None]
+    epoch, batch = np.divmod(step, np.maximum(per_epoch, 1))
     size = np.full(len(counts), b) if work.batch_size is not None else counts
-    first = batch * size[:, None]
-    sizes = np.where(step < steps[:, None], np.clip(counts[:, None] - first, 0, size[:, None]), 0)
-    slot = np.arange(b)[None, None, :]
+    first = batch * size
+    sizes = np.where(step < steps, np.clip(counts - first, 0, size), 0)
+    slot = np.arange(b)
     real = slot < sizes[:, :, None]
-    order = np.arange(len(counts))[:, None] * epochs + np.minimum(epoch, epochs - 1)
+    order = np.arange(len(counts)) * epochs + np.minimum(epoch, epochs - 1)
     source = order[:, :, None] * longest + np.where(real, first[:, :, None] + slot, 0)
-    return _Form(epochs, source, real, bool(real.all()), sizes, steps)
+    weights = (real / np.maximum(sizes, 1)[:, :, None]).astype(np.float32)
+    return _Form(
+        epochs,
+        np.repeat(counts, epochs),
+        source,
+        real,
+        bool(real.all()),
+        sizes,
+        weights,
+        steps,
+        tuple((sizes > 0).sum(1).tolist()),
+    )

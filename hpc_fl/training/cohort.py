@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_fl.counter import key
 from hpc_fl.errors import ConfigError
-from hpc_fl.training.seeding import Stream, uniforms
+from hpc_fl.training.seeding import Stream, integers, uniforms
 
 
 class Cohort(Protocol):
@@ -57,11 +57,15 @@ class Drawn:
         self._rates = None if weights is None else weights / weights.sum()
 
     def __call__(self, round_: int) -> tuple[int, ...]:
-        draws = uniforms(key(self._seed, Stream.COHORT, round_), self._parties)
-        if self._rates is not None:
+        name = key(self._seed, Stream.COHORT, round_)
+        draws: NDArray[Any]
+        if self._rates is None:
+            draws = integers(name, self._parties)
+        else:
             with np.errstate(divide="ignore"):
-                draws = -np.log(draws) / self._rates
-        return tuple(np.sort(np.argpartition(draws, self._size - 1)[: self._size]).tolist())
+                draws = -np.log(uniforms(name, self._parties)) / self._rates
+        chosen: list[int] = draws.argpartition(self._size - 1)[: self._size].tolist()
+        return tuple(sorted(chosen))
 
     def expected(self) -> int:
         return self._size

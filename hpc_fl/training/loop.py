@@ -53,7 +53,7 @@ class LoopExecutor:
         x, y = self._store[party_id]
         total = torch.zeros((), device=model.device)
         for step in range(int(plan.steps[0])):
-            rows = torch.from_numpy(plan.rows[0, step, : plan.sizes[0, step]]).to(x.device)
+            rows = torch.from_numpy(plan.rows[step, 0, : plan.sizes[step, 0]]).to(x.device)
             outputs = model(x.index_select(0, rows))
             loss = work.loss.per_sample(outputs, y.index_select(0, rows)).mean()
             loss.backward()  # type: ignore[no-untyped-call]

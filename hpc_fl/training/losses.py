@@ -8,6 +8,7 @@ loss).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Final, Protocol
 
 import torch
@@ -34,10 +35,18 @@ class Loss(Protocol):
         """
         ...
 
-    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted loss of each party (B,), and its gradient at the outputs (B, b, *out).
+    def gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of each party's weighted loss at its outputs (B, b, *out), and before it what
+        :meth:`value` makes the losses of, of the same shape.
 
         ``prepared``: from :meth:`prepare`, for these B parties and b samples.
+        """
+        ...
+
+    def value(self, kept: Tensor, *prepared: Tensor) -> Tensor:
+        """The weighted loss of each party over S steps, (B,): worked out together they take a call, not S.
+
+        ``kept`` (S, B, b, *out): from :meth:`gradient`, ``prepared`` (S, B, b, ...) likewise.
         """
         ...
 
@@ -57,15 +66,19 @@ class CrossEntropy:
         return -_over_positions(picked, 1)
 
     def prepare(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        positions = targets.flatten(weights.dim()).shape[-1] if targets.dim() > weights.dim() else 1
-        spread = _fit(weights / positions, targets).unsqueeze(-1)
+        if targets.dim() > weights.dim():
+            weights = _fit(weights / prod(targets.shape[weights.dim() :]), targets)
+        spread = weights.unsqueeze(-1)
         return targets.unsqueeze(-1), spread, -spread
 
-    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
         index, weight, minus_weight = prepared
         log_p = torch.log_softmax(outputs, -1)
-        loss = (log_p.gather(-1, index) * minus_weight).sum(tuple(range(1, log_p.dim())))
-        return loss, log_p.exp_().mul_(weight).scatter_add_(-1, index, minus_weight)
+        return log_p, log_p.exp().mul_(weight).scatter_add_(-1, index, minus_weight)
+
+    def value(self, kept: Tensor, *prepared: Tensor) -> Tensor:
+        index, _, minus_weight = prepared
+        return _by_party(kept.gather(-1, index).mul_(minus_weight))
 
 
 class MeanSquaredError:
@@ -81,11 +94,24 @@ class MeanSquaredError:
     def prepare(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         return targets, weights
 
-    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
         targets, weights = prepared
         difference = outputs - targets.reshape(outputs.shape)
-        scaled = difference * _fit(weights / difference[0, 0].numel(), difference)
-        return (difference * scaled).flatten(1).sum(1), scaled.mul_(2.0)
+        return difference, difference * self._shares(difference, weights).mul(2.0)
+
+    def value(self, kept: Tensor, *prepared: Tensor) -> Tensor:
+        return _by_party(kept.square().mul_(self._shares(kept, prepared[1])))
+
+    @staticmethod
+    def _shares(difference: Tensor, weights: Tensor) -> Tensor:
+        """The weight of each output in its party's loss."""
+        outputs = prod(difference.shape[weights.dim() :])
+        return _fit(weights / outputs, difference)
+
+
+def _by_party(values: Tensor) -> Tensor:
+    """The sum of (S, B, ...) over all but the parties, (B,)."""
+    return values.sum((0, *range(2, values.dim())))
 
 
 def _fit(weights: Tensor, like: Tensor) -> Tensor:
@@ -112,10 +138,13 @@ class CustomLoss:
     def prepare(self, targets: Tensor, weights: Tensor) -> None:
         return None
 
-    def value_and_gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, outputs: Tensor, *prepared: Tensor) -> tuple[Tensor, Tensor]:
         raise ModelError(
             "a loss function of one's own has no closed form: its per_sample() is differentiated"
         )
+
+    def value(self, kept: Tensor, *prepared: Tensor) -> Tensor:
+        raise ModelError("a loss function of one's own has no closed form: its values are per_sample()'s")
 
 
 LOSSES: Final[dict[str, Loss]] = {"cross_entropy": CrossEntropy(), "mse": MeanSquaredError()}

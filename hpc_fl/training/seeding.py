@@ -24,10 +24,15 @@ class Stream(IntEnum):
     LOCAL = 5
 
 
+def integers(name: int, count: int) -> NDArray[np.uint64]:
+    """``count`` numbers of 64 random bits, named by a key."""
+    drawn: NDArray[np.uint64] = columns_of(np.array([name], dtype=np.uint64), count)[0]
+    return drawn
+
+
 def uniforms(name: int, count: int) -> NDArray[np.float64]:
-    """``count`` numbers in (0, 1), named by a key."""
-    drawn = columns_of(np.array([name], dtype=np.uint64), count)[0]
-    drawn_53: NDArray[np.float64] = (drawn >> np.uint64(11)).astype(np.float64)
+    """``count`` numbers in (0, 1), named by a key: of the same order as :func:`integers`."""
+    drawn_53: NDArray[np.float64] = (integers(name, count) >> np.uint64(11)).astype(np.float64)
     return (drawn_53 + 0.5) * 2.0**-53
 
 

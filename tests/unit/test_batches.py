@@ -20,7 +20,7 @@ def seen(plan_rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[list[in
 def test_an_epoch_visits_every_sample_once(counts: list[int], batch: int, epochs: int, seed: int) -> None:
     plan = plan_batches(LocalSteps(batch, epochs), np.array(counts), range(len(counts)), seed, 3)
     for party, count in enumerate(counts):
-        batches = seen(plan.rows[party], plan.sizes[party])
+        batches = seen(plan.rows[:, party], plan.sizes[:, party])
         per_epoch = -(-count // batch)
         assert len(batches) == plan.steps[party] == epochs * per_epoch
         for epoch in range(epochs):
@@ -35,7 +35,7 @@ def test_so_many_steps_are_taken_over_as_many_epochs_as_needed(
 ) -> None:
     plan = plan_batches(LocalSteps(batch, steps=steps), np.array(counts), range(len(counts)), 0, 0)
     for party, count in enumerate(counts):
-        batches = seen(plan.rows[party], plan.sizes[party])
+        batches = seen(plan.rows[:, party], plan.sizes[:, party])
         assert len(batches) == (steps if count else 0)
         assert all(0 <= row < count for rows in batches for row in rows)
 
@@ -46,12 +46,22 @@ def test_a_partys_batches_do_not_depend_on_the_others(counts: list[int], batch: 
     together = plan_batches(work, np.array(counts), range(len(counts)), 5, round_)
     for party, count in enumerate(counts):
         alone = plan_batches(work, np.array([count]), [party], 5, round_)
-        assert seen(alone.rows[0], alone.sizes[0]) == seen(together.rows[party], together.sizes[party])
+        assert seen(alone.rows[:, 0], alone.sizes[:, 0]) == seen(
+            together.rows[:, party], together.sizes[:, party]
+        )
+
+
+@given(COUNTS, st.integers(1, 9))
+def test_the_weights_of_a_batch_make_its_mean(counts: list[int], batch: int) -> None:
+    plan = plan_batches(LocalSteps(batch, 2), np.array(counts), range(len(counts)), 0, 0)
+    real = np.arange(plan.rows.shape[2]) < plan.sizes[:, :, None]
+    np.testing.assert_array_equal(plan.weights > 0, real)
+    np.testing.assert_allclose(plan.weights.sum(2), plan.sizes > 0, rtol=1e-6)
 
 
 def test_the_whole_of_the_data_is_one_batch() -> None:
     plan = plan_batches(LocalSteps(None, 2), np.array([3, 7]), [0, 1], 0, 0)
-    assert plan.sizes.tolist() == [[3, 3], [7, 7]]
+    assert plan.sizes.tolist() == [[3, 7], [3, 7]]
 
 
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
@@ -62,7 +72,7 @@ def test_a_batch_larger_than_the_data_is_the_data() -> None:
 
 def test_rounds_parties_and_epochs_have_different_orders() -> None:
     orders = {
-        tuple(plan_batches(LocalSteps(None, 2), np.array([50]), [party], seed, round_).rows[0, epoch])
+        tuple(plan_batches(LocalSteps(None, 2), np.array([50]), [party], seed, round_).rows[epoch, 0])
         for party in (0, 1)
         for seed in (0, 1)
         for round_ in (0, 1)

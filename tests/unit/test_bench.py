@@ -52,7 +52,8 @@ def test_details_of_a_record_are_kept() -> None:
     assert (record.n, record.ranks, record.threads, record.bytes, record.unit) == (7, 3, 2, 5, "buffers")
 
 
-def test_subject_and_yardstick_take_turns() -> None:
+@pytest.mark.parametrize(("block", "order"), [(1, "ababababab"), (3, "abaaabbbab"), (9, "abaaaabbbb")])
+def test_subject_and_yardstick_take_turns(block: int, order: str) -> None:
     calls: list[str] = []
 
     def timed(name: str, seconds: list[float]) -> Callable[[], float]:
@@ -62,9 +63,10 @@ def test_subject_and_yardstick_take_turns() -> None:
 
         return call
 
-    medians = interleave(timed("a", [99.0, 3.0, 1.0, 2.0]), timed("b", [99.0, 30.0, 10.0, 20.0]), 3)
-    assert calls == ["a", "b"] * 4
-    assert medians == (2.0, 20.0)  # the warm-up does not count
+    ours, theirs = timed("a", [99.0, 3.0, 1.0, 2.0, 9.0]), timed("b", [99.0, 30.0, 10.0, 20.0, 90.0])
+    medians = interleave(ours, theirs, 4, block=block)
+    assert "".join(calls) == order
+    assert medians == (2.5, 25.0)  # the warm-up does not count
 
 
 def test_the_file_has_a_header_and_the_promised_keys(tmp_path: Path) -> None:

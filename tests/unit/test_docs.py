@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -179,6 +180,7 @@ def test_the_fedprox_sketch_is_an_algorithm(
     plain = Session(config, solo(), run_dir=tmp_path / "plain")
     before = plain.federation.params.clone()
     plain.run()
-    assert free.equal(plain.federation.params - before)
+    # Without a correction, vmap moves the parameters in the pass that makes the gradient: it rounds once.
+    torch.testing.assert_close(free, plain.federation.params - before, rtol=1e-5, atol=1e-6)
     assert not still.any()
     assert 0 < float(held.norm()) < 0.8 * float(free.norm())

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hpc_fl.data import PartyStore
 from hpc_fl.errors import ModelError
 from hpc_fl.flat import FlatModel
-from hpc_fl.training.batched import VmapExecutor, width_of
+from hpc_fl.training.batched import VmapExecutor
 from hpc_fl.training.batches import LocalSteps, plan_batches
 from hpc_fl.training.executor import Executor, LocalWork
+from hpc_fl.training.group_batches import width_of
 from hpc_fl.training.loop import LoopExecutor, clip_rows_
 from hpc_fl.training.losses import CrossEntropy, CustomLoss
 from hpc_fl.training.optim import OptimizerSpec
@@ -74,7 +75,7 @@ def by_hand(module: nn.Module, store: PartyStore, job: LocalWork, party: int) ->
     x, y = store[party]
     plan = plan_batches(job.steps, np.array([len(x)]), [party], job.seed, 2)
     for step in range(int(plan.steps[0])):
-        rows = torch.from_numpy(plan.rows[0, step, : plan.sizes[0, step]])
+        rows = torch.from_numpy(plan.rows[step, 0, : plan.sizes[step, 0]])
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
         optimizer.step()
@@ -130,6 +131,43 @@ def test_vmap_equals_the_loop(make: Callable[[], nn.Module], name: str, change: 
         # Adagrad and Adam divide by the root of squared gradients: rounding near zero is enlarged.
         torch.testing.assert_close(vmap[party][0], loop[party][0], rtol=1e-3, atol=2e-5)
         assert vmap[party][1] == pytest.approx(loop[party][1], rel=1e-4, abs=1e-6)
+
+
+class Factorised(nn.Module):
+    """x -> x (A B)': the gradient of each factor is made of the other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.left = nn.Parameter(torch.randn(4, 3))
+        self.right = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.left @ self.right).T
+
+
+class Tied(nn.Module):
+    """A square matrix that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.square, self.out = nn.Linear(6, 6, bias=False), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.out(self.square(self.square(x).tanh()))
+        return hidden
+
+
+@pytest.mark.parametrize("make", [Factorised, Tied])
+def test_parameters_change_together(make: Callable[[], nn.Module]) -> None:
+    """A step that changes parameters in place must not use changed ones for the others' gradients."""
+    store, flat, job = store_of(), FlatModel(make()), work()
+    received = flat.values.clone()
+    loop = updates(LoopExecutor(flat, store, job, LocalBuffers(flat)), received, store.party_ids)
+    vmap = updates(VmapExecutor(flat, store, job), received, store.party_ids)
+    for party in store.party_ids:
+        torch.testing.assert_close(vmap[party][0], loop[party][0], rtol=1e-4, atol=1e-6)
 
 
 def test_groups_are_cut_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
