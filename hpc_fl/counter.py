@@ -5,6 +5,7 @@ mixer is the output function of SplitMix64 (Steele, Lea, Flood: Fast Splittable 
 Generators, OOPSLA 2014).
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -60,7 +61,12 @@ def words(stream: int, rows: Int64Array, columns: int) -> Words:
 
 def columns_of(keys: Words, columns: int) -> Words:
     """Uniform 64-bit words of shape (len(keys), columns): row i depends on keys[i] alone."""
-    return mix_in_place(keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * _STEP)
+    return mix_in_place(keys[:, None] + _offsets(columns))
+
+
+@lru_cache(maxsize=16)
+def _offsets(columns: int) -> Words:
+    return np.arange(1, columns + 1, dtype=np.uint64) * _STEP
 
 
 def below(bound: int, stream: int, rows: Int64Array, columns: int) -> Int64Array:

@@ -153,13 +153,14 @@ class Losses:
         self._steps, self._batches = steps, batches
         self.sums = torch.zeros(width, device=device)
         self._kept: list[Tensor] = []
-        self._first = 0
+        self._first, self._most = 0, 1
 
     def add(self, kept: Tensor) -> None:
         """What the next step gave."""
-        full = len(self._kept) * kept.nbytes >= KEEP_BYTES
-        if self._kept and (full or kept.shape != self._kept[0].shape):
+        if self._kept and (len(self._kept) >= self._most or kept.shape != self._kept[0].shape):
             self.settle()
+        if not self._kept:
+            self._most = max(1, KEEP_BYTES // max(1, kept.nbytes))
         self._kept.append(kept)
 
     def settle(self) -> None:

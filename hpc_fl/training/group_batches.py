@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,7 @@ def _padded(
     return rows, weights
 
 
+@lru_cache(maxsize=256)
 def width_of(parties: int) -> int:
     """The rows that ``parties`` are computed with: 1, 2, 3, 4, 6, 8, 12, 16, ... (at most a third idle)."""
     width = 1

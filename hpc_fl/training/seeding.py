@@ -45,5 +45,6 @@ def permutations(keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> NDArray
     width = int(counts.max(initial=0))
     # One bit is given up to sort the filler behind every drawn number, whatever its hash.
     draws = columns_of(keys, width) >> np.uint64(1)
-    draws[np.arange(width)[None, :] >= counts[:, None]] = np.iinfo(np.uint64).max
+    if (counts < width).any():
+        draws[np.arange(width)[None, :] >= counts[:, None]] = np.iinfo(np.uint64).max
     return np.argsort(draws, axis=1, kind="stable")
