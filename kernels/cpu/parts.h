@@ -1,6 +1,8 @@
 // How work is shared: n elements as parts of whole blocks, one part a thread.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "blocks.h"
 
@@ -22,6 +24,15 @@ void for_parts(int32_t parts, const Work& work) {
     }
 #pragma omp parallel for schedule(static, 1) num_threads(parts)
     for (int32_t part = 0; part < parts; ++part) work(part);
+}
+
+// The largest of what work(part) gives for each part. It is kept apart until a part is done: counters of two
+// threads in one cache line would cost more than all the rest.
+template <typename Work>
+uint32_t largest_of_parts(int32_t parts, const Work& work) {
+    std::vector<uint32_t> largest(parts, 0);
+    for_parts(parts, [&](int32_t part) { largest[part] = work(part); });
+    return *std::max_element(largest.begin(), largest.end());
 }
 
 // work(begin, length) for the blocks of a part.

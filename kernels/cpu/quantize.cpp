@@ -1,6 +1,5 @@
 // A few bits an element, stochastically rounded, with a scale for each group of elements.
 #include <algorithm>
-#include <vector>
 
 #include "kernels.h"
 #include "magnitude.h"
@@ -38,15 +37,15 @@ int32_t hpc_add_quantize(int32_t isa, int32_t threads, const float* g, const flo
                          int32_t width, int64_t size, uint64_t key, uint8_t* codes, float* scales) {
     const Blocks& blocks = blocks_of(isa);
     const Corrected corrected{blocks, g, e, c};
-    std::vector<uint32_t> top(threads, 0);
-    for_parts(threads, [&](int32_t part) {
+    const uint32_t top = largest_of_parts(threads, [&](int32_t part) {
         float total[BLOCK];
+        uint32_t largest = 0;
         const int64_t stop = group_begin(n, size, threads, part + 1);
         for (int64_t begin = group_begin(n, size, threads, part); begin < stop; begin += size) {
             const int64_t end = std::min(begin + size, n);
             const uint32_t highest = corrected.add(begin, end, total);
-            top[part] = std::max(top[part], highest);
-            if (top[part] >= INFINITE) return;
+            largest = std::max(largest, highest);
+            if (largest >= INFINITE) break;
             scales[begin / size] = magnitude_of(highest);
             for_blocks(begin, end, [&](int64_t i, int64_t length) {
                 // A group longer than a block was only measured: without c its sums are formed again.
@@ -55,8 +54,9 @@ int32_t hpc_add_quantize(int32_t isa, int32_t threads, const float* g, const flo
                                 codes + i / 8 * width, g + i + length, (e ? e : g) + i + length);
             });
         }
+        return largest;
     });
-    return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
+    return top < INFINITE ? OK : NOT_FINITE;
 }
 
 int32_t hpc_add_dequantized(int32_t isa, int32_t threads, const uint8_t* codes, const float* scales, int32_t width,

@@ -81,8 +81,8 @@ int32_t hpc_add_sign(int32_t isa, int32_t threads, const float* g, const float* 
     const Bounds cuts{bounds, segments};
     if (!cuts.cover(n)) return BAD_INDEX;
     Sums sums(n, cuts);
-    std::vector<uint32_t> top(threads, 0);
-    for_parts(threads, [&](int32_t part) {
+    const uint32_t top = largest_of_parts(threads, [&](int32_t part) {
+        uint32_t largest = 0;
         for_pieces(cuts, part_begin(n, threads, part), part_begin(n, threads, part + 1),
                    [&](int64_t segment, int64_t i, int64_t length) {
                        uint8_t byte = 0;
@@ -96,11 +96,12 @@ int32_t hpc_add_sign(int32_t isa, int32_t threads, const float* g, const float* 
                            sum = large_sum(g + i, kept, scale, next, length);
                        if (i % 8) bits[i / 8] |= static_cast<uint8_t>(byte << (i % 8));
                        sums.of(segment, i) += sum;
-                       top[part] = std::max(top[part], highest);
+                       largest = std::max(largest, highest);
                    });
+        return largest;
     });
     sums.means(scales);
-    return *std::max_element(top.begin(), top.end()) < INFINITE ? OK : NOT_FINITE;
+    return top < INFINITE ? OK : NOT_FINITE;
 }
 
 int32_t hpc_sign_residual(int32_t isa, int32_t threads, const float* c, int64_t n, const int64_t* bounds,

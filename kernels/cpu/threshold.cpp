@@ -15,15 +15,16 @@ int64_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const fl
     const Blocks& blocks = blocks_of(isa);
     const uint32_t bar = std::min(key_of(tau), INFINITE) + 1;
     std::vector<Found> parts(threads);
-    std::vector<uint32_t> top(threads, 0);
-    for_parts(threads, [&](int32_t part) {
+    const uint32_t top = largest_of_parts(threads, [&](int32_t part) {
         const int64_t begin = part_begin(n, threads, part), end = part_begin(n, threads, part + 1);
         Found found{indices + begin, values + begin, 0, end - begin};
+        uint32_t largest = 0;
         for_blocks(begin, end, [&](int64_t i, int64_t length) {
-            top[part] = std::max(top[part], blocks.select(g + i, e ? e + i : nullptr, c ? c + i : nullptr, length,
-                                                          i, bar, bar, &found));
+            largest = std::max(largest, blocks.select(g + i, e ? e + i : nullptr, c ? c + i : nullptr, length, i,
+                                                      bar, bar, &found));
         });
         parts[part] = found;
+        return largest;
     });
     int64_t total = 0;
     for (const Found& found : parts) {
@@ -31,7 +32,7 @@ int64_t hpc_add_threshold(int32_t isa, int32_t threads, const float* g, const fl
         std::memmove(values + total, found.values, found.count * sizeof *values);
         total += found.count;
     }
-    return *std::max_element(top.begin(), top.end()) < INFINITE ? total : -NOT_FINITE;
+    return top < INFINITE ? total : -NOT_FINITE;
 }
 
 }  // extern "C"

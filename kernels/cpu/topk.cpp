@@ -98,10 +98,8 @@ class TopK {
 
     // The pass. False when something is not finite.
     bool collect(const Guess& guess) {
-        std::vector<uint32_t> top(threads_, 0);
         std::atomic<bool> full{false};
-        for_parts(threads_, [&](int32_t part) {
-            // Local: counters of two threads in one cache line would cost more than all the rest.
+        const uint32_t top = largest_of_parts(threads_, [&](int32_t part) {
             Found found = found_[part];
             found.count = 0;
             uint32_t lower = guess.lower, highest = 0;
@@ -115,11 +113,11 @@ class TopK {
                            lower = MAGNITUDE;  // the rest is only written
                        });
             found_[part] = found;
-            top[part] = highest;
+            return highest;
         });
         full_ = full && n_ > 0;
         if (c_) source_ = {c_, nullptr};
-        return *std::max_element(top.begin(), top.end()) < INFINITE;
+        return top < INFINITE;
     }
 
     int64_t total() const {
