@@ -72,11 +72,12 @@ class RoundRecords:
         self, round_: int, cohort: Sequence[int], mixed: Mixed, scores: Scores | None, wall: float
     ) -> dict[str, Any]:
         slowest = self._all[:, : len(PHASES)].max(0)
-        sent = self._all[:, len(PHASES) :].astype(np.int64)
+        sent: list[list[int]] = self._all[:, len(PHASES) :].T.astype(np.int64).tolist()  # by kind and rank
+        totals = [sum(by_rank) for by_rank in sent]
         dense = mixed.dense_bytes * self._transport.size
         self._updates += mixed.payload_bytes
         self._plain += mixed.plain_bytes
-        self._exchanged += int(sent[:, :_EXCHANGED].sum())
+        self._exchanged += sum(totals[:_EXCHANGED])
         self._dense += dense
         return {
             "round": round_,
@@ -86,8 +87,10 @@ class RoundRecords:
             "train_loss": mixed.loss,
             "left_out": list(mixed.left_out),
             **({} if scores is None else scores.record()),
-            "bytes_sent": {kind: sent[:, i].tolist() for i, kind in enumerate(KINDS) if kind in self._used},
-            "bytes_total": int(sent.sum()),
+            "bytes_sent": {
+                kind: by_rank for kind, by_rank in zip(KINDS, sent, strict=True) if kind in self._used
+            },
+            "bytes_total": sum(totals),
             "bytes_dense": dense,
             "payload_bytes": mixed.payload_bytes,
             "payload_ratio": mixed.payload_bytes / mixed.plain_bytes if mixed.plain_bytes else None,

@@ -38,8 +38,8 @@ _LR: Final[dict[str, Any]] = {
 class Shape:
     """A shape of run and the largest ratio of ours to the plain loop's that is good enough.
 
-    ``block``: so many rounds of each side in a row. The rounds of a run follow each other: measured one by
-    one, short rounds would start with what the other side has left in the caches.
+    ``block``: so many rounds of each side in a row. The rounds of a run follow each other; the first few after
+    the other side's find cold caches.
     """
 
     config: dict[str, Any]
@@ -51,7 +51,7 @@ class Shape:
 
 
 SHAPES: Final[dict[str, Shape]] = {
-    "lr": Shape(_LR, 1 / 8, (1, 2), 100, 10),
+    "lr": Shape(_LR, 1 / 8, (1, 2), 400, 50),
     "mlp": Shape(
         {
             "parties": 100,
@@ -62,8 +62,8 @@ SHAPES: Final[dict[str, Shape]] = {
         },
         1 / 6,
         (1, 2),
-        30,
-        5,
+        80,
+        20,
     ),
     "cifar": Shape(
         {
@@ -82,15 +82,15 @@ SHAPES: Final[dict[str, Shape]] = {
         },
         1.03,
         (1, 2),
-        5,
+        9,
         1,
     ),
     "lr-one-party": Shape(
         _LR | {"parties": 4, "cohort": "all", "data": _LR_DATA | {"samples": 240}},
         1.3,
         (4,),
-        100,
-        10,
+        200,
+        50,
         "bare mpi4py loop",
     ),
 }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_fl.counter import key
 from hpc_fl.errors import ConfigError
-from hpc_fl.training.seeding import Stream, integers, uniforms
+from hpc_fl.training.seeding import Stream, integers, to_uniforms
+
+_AHEAD: Final = 16
+_DRAWS: Final = 1 << 16
+"""So many rounds, or numbers, are drawn at once."""
 
 
 class Cohort(Protocol):
@@ -55,17 +59,26 @@ class Drawn:
             )
         self._parties, self._size, self._seed = parties, size, seed
         self._rates = None if weights is None else weights / weights.sum()
+        # A few rounds are drawn at once: with few parties it takes as long as one.
+        self._ahead = max(1, min(_AHEAD, _DRAWS // parties))
+        self._block = -1
+        self._cohorts: list[tuple[int, ...]] = []
 
     def __call__(self, round_: int) -> tuple[int, ...]:
-        name = key(self._seed, Stream.COHORT, round_)
-        draws: NDArray[Any]
-        if self._rates is None:
-            draws = integers(name, self._parties)
-        else:
+        block, place = divmod(round_, self._ahead)
+        if block != self._block:
+            self._block, self._cohorts = block, self._drawn(block * self._ahead)
+        return self._cohorts[place]
+
+    def _drawn(self, first: int) -> list[tuple[int, ...]]:
+        """The cohorts of the rounds from ``first`` on."""
+        names = [key(self._seed, Stream.COHORT, first + i) for i in range(self._ahead)]
+        draws: NDArray[Any] = integers(names, self._parties)
+        if self._rates is not None:
             with np.errstate(divide="ignore"):
-                draws = -np.log(uniforms(name, self._parties)) / self._rates
-        chosen: list[int] = draws.argpartition(self._size - 1)[: self._size].tolist()
-        return tuple(sorted(chosen))
+                draws = -np.log(to_uniforms(draws)) / self._rates
+        chosen = np.sort(draws.argpartition(self._size - 1, axis=1)[:, : self._size], axis=1)
+        return [tuple(ids) for ids in chosen.tolist()]
 
     def expected(self) -> int:
         return self._size

@@ -85,10 +85,12 @@ class PartySteps:
         together = torch.stack(list(kept))
         return self._loss.value(together, *targets) if self._closed else together.sum(0)
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def _trace(self, parameters: Sequence[Tensor], x: Tensor, targets: Sequence[Tensor]) -> fx.GraphModule:
         """(x, *targets, *parameters) -> (kept, *gradients), simplified."""
-        inputs = (x, *targets, *parameters)
+        # Where the caller is in inference mode, autograd needs tensors that are not of it.
+        inputs = tuple(t.clone() if t.is_inference() else t for t in (x, *targets, *parameters))
         try:
             graph = make_fx(self._step)(*inputs)
         except (RuntimeError, NotImplementedError, torch.fx.proxy.TraceError) as error:

@@ -6,6 +6,7 @@ alone: not on the rank that hosts it, the order of training, or how many parties
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -24,15 +25,14 @@ class Stream(IntEnum):
     LOCAL = 5
 
 
-def integers(name: int, count: int) -> NDArray[np.uint64]:
-    """``count`` numbers of 64 random bits, named by a key."""
-    drawn: NDArray[np.uint64] = columns_of(np.array([name], dtype=np.uint64), count)[0]
-    return drawn
+def integers(names: Sequence[int], count: int) -> NDArray[np.uint64]:
+    """``count`` numbers of 64 random bits for each key, (len(names), count)."""
+    return columns_of(np.array(names, dtype=np.uint64), count)
 
 
-def uniforms(name: int, count: int) -> NDArray[np.float64]:
-    """``count`` numbers in (0, 1), named by a key: of the same order as :func:`integers`."""
-    drawn_53: NDArray[np.float64] = (integers(name, count) >> np.uint64(11)).astype(np.float64)
+def to_uniforms(drawn: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """:func:`integers` as numbers in (0, 1), in the same order."""
+    drawn_53: NDArray[np.float64] = (drawn >> np.uint64(11)).astype(np.float64)
     return (drawn_53 + 0.5) * 2.0**-53
 
 
