@@ -38,8 +38,8 @@ _LR: Final[dict[str, Any]] = {
 class Shape:
     """A shape of run and the largest ratio of ours to the plain loop's that is good enough.
 
-    ``block``: so many rounds of each side in a row. The rounds of a run follow each other; the first few after
-    the other side's find cold caches.
+    ``block``: so many rounds of each side in a row. The rounds of a run follow each other; the first few
+    after the other side's find cold caches.
     """
 
     config: dict[str, Any]
