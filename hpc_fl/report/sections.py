@@ -1,6 +1,7 @@
 """The parts of the page that are text: what was left out, checkpoints, notices, configuration, versions."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
@@ -54,17 +55,24 @@ def configuration(run: RunFolder) -> str:
 
 
 def versions(run: RunFolder) -> str:
-    """versions.json as a table, or as found when it is no flat object."""
+    """versions.json as a table, or as found when it is no object."""
     try:
         found = json.loads(run.versions or "null")
     except ValueError:
         found = None
     if not isinstance(found, dict):
         return heading("Versions") + _file(VERSIONS_FILE, run.versions)
-    rows = [
-        (str(key), value if isinstance(value, str) else json.dumps(value)) for key, value in found.items()
-    ]
+    rows = [row for key, value in found.items() for row in _facts(key, value)]
     return heading("Versions") + _table(("", ""), rows)
+
+
+def _facts(key: str, value: object) -> list[tuple[str, str]]:
+    """Rows for a fact: one for each package, the command as it can be typed."""
+    if isinstance(value, dict):
+        return [row for inner, fact in value.items() for row in _facts(inner, fact)]
+    if isinstance(value, list):
+        return [(key, shlex.join(map(str, value)))]
+    return [(key, "none" if value is None else str(value))]
 
 
 def _file(name: str, text: str | None) -> str:

@@ -118,7 +118,8 @@ def test_what_the_folder_says_is_shown_and_escaped(tmp_path: Path) -> None:
     ]
     run = folder(tmp_path, [record(number) for number in range(1, 4)], events)
     (run / "config.yaml").write_text("name: <b>\n")
-    (run / "versions.json").write_text('{"torch": "2.13", "mpi": {"name": "Open MPI"}}')
+    facts = {"packages": {"torch": "2.13", "cupy": None}, "command": ["hpc-fl", "train", "seed=3 4"]}
+    (run / "versions.json").write_text(json.dumps(facts))
     text = write_report(run).read_text()
     for wanted in (
         "&lt;digits&gt;",
@@ -128,8 +129,9 @@ def test_what_the_folder_says_is_shown_and_escaped(tmp_path: Path) -> None:
         "rank 2 &amp; 3 died",
         "stopped by SIGTERM",
         "name: &lt;b&gt;",
-        "2.13",
-        "Open MPI",
+        "<td>torch</td><td>2.13</td>",
+        "<td>cupy</td><td>none</td>",
+        "hpc-fl train &#x27;seed=3 4&#x27;",
         "3 of 30 rounds",
         "9.09 kB",
     ):
