@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Final
 
@@ -80,7 +81,7 @@ class VmapExecutor:
         width = self._first_width(len(ids))
         plain = self._descends and correction is None
         # Without autograd's book-keeping an operation takes a tenth less; torch's optimisers want it.
-        with torch.inference_mode() if plain else torch.no_grad():
+        with torch.inference_mode() if plain else nullcontext():
             group: Group
             if plain:
                 lr = self._work.optimizer.learning_rate(round_)

@@ -118,6 +118,9 @@ def test_parts_may_be_empty_everywhere(transport: Transport) -> None:
     transport.allgatherv(none, np.zeros(0), nothing)
     transport.alltoallv(none, nothing, np.zeros(0), nothing)
     transport.broadcast(none)
+    total = np.ones(1)
+    transport.allreduce(total)  # the ranks are still in step
+    assert total.tolist() == [transport.size]
 
 
 def test_large_buffers_are_cut(world: HorovodTransport) -> None:
